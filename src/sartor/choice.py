@@ -1,0 +1,378 @@
+"""Choices: what an architecture is made of, as parameters are what weights are made of.
+
+A `Choice` stands in an ordinary module where an int (or a string, or a flag) stood. It is in force either
+*hard*, one option, or *soft*, a weight for each option. `Derived` sizes follow from choices (`expand *
+width`), so that a width is written once.
+
+A size tells which entries of a dimension are kept: an int keeps the first n, a tuple keeps those indices. A
+layer applies it with two functions:
+
+- `keep(t, size, dim)` for what the layer *produces*: hard, the slice; soft, everything.
+- `take(t, size, dim)` for what the layer *reads*: hard, the slice; soft, every entry times the chance that it
+  is kept.
+
+So a soft width is masked exactly once, at its consumers and hence after the normalisation and the activation
+that follow its producer. Masking at producer and consumer both would square the mask, and masking a producer
+in front of a batch norm would be divided out again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from sartor.architecture import Option, frozen, same
+
+__all__ = [
+    "Choice",
+    "Derived",
+    "Size",
+    "concat",
+    "extent",
+    "indices",
+    "keep",
+    "per_group",
+    "take",
+]
+
+
+class Size:
+    """A searched quantity: `options`, and the one in force, `value` (hard) or `weights` (soft)."""
+
+    options: tuple[Option, ...]
+    roots: tuple[Choice, ...]
+    _extent: int | None = None
+    _kept: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def value(self) -> Option:
+        """The option in force. Raises ValueError when the size is soft."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Tensor | None:
+        """(num_options,) probability of each option when soft, None when hard."""
+
+    @property
+    @abstractmethod
+    def hard(self) -> Option:
+        """The option in force, or None when soft: `value` for the inner loop, which never raises."""
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether weights over the options are in force."""
+        return any(root.soft is not None for root in self.roots)
+
+    @property
+    def extent(self) -> int:
+        """Length of the dimension that the size selects from: the largest option must fit in."""
+        if self._extent is None:
+            self._extent = max(kept[-1] + 1 for kept in map(indices, self.options))
+        return self._extent
+
+    def mask(self, like: Tensor) -> Tensor:
+        """(extent,) probability that each index is kept, in `like`'s dtype and device."""
+        if self._kept is None:
+            self._kept = torch.zeros(len(self.options), self.extent, device="cpu")
+            for row, option in zip(self._kept, self.options, strict=True):
+                row[list(indices(option))] = 1.0
+        return self.probabilities(like) @ self._kept.to(like)
+
+    def probabilities(self, like: Tensor) -> Tensor:
+        """(num_options,) chance of each option, one-hot when hard."""
+        weights = self.weights
+        if weights is None:
+            weights = torch.zeros(len(self.options), device="cpu")
+            weights[_position(self.options, self.value)] = 1.0
+        return weights.to(like)
+
+    @abstractmethod
+    def evaluate(self, lookup: Callable[[Choice], Option]) -> Option:
+        """The value that follows when every root choice holds `lookup(choice)`."""
+
+    def __mul__(self, other: int | Size) -> Derived:
+        return Derived(_times, self, other)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: int) -> Derived:
+        return Derived(_floor_divide, self, other)
+
+    def __int__(self) -> int:
+        value = self.value
+        if isinstance(value, tuple):
+            return len(value)
+        if isinstance(value, (int, float)):
+            return int(value)
+        raise ValueError(f"{self!r} holds {value!r}, which is no number; read it with str() or .value")
+
+    def __index__(self) -> int:
+        return int(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices in force: a module may loop over an index list, searched or extracted to a tuple."""
+        return iter(indices(self.value))
+
+
+class Choice(Size):
+    """A named finite decision held by a module.
+
+    Args:
+        options: the alternatives, each JSON-able: ints, floats, strings, bools, None, or tuples of these. As
+            a size, an int keeps the first n entries and a tuple of increasing ints keeps those entries.
+        name: the key in an `Architecture`. Without it the key is the path of the module that holds the choice
+            plus the attribute, as for parameters. Give it when several modules share the decision, or when
+            two networks must agree on it.
+
+    A new choice holds its largest option, so that a network in which nothing was activated is the largest
+    one.
+    Raises ValueError for no options, for two that are equal and for one that JSON cannot carry.
+    """
+
+    def __init__(self, options: Sequence[Option], *, name: str | None = None) -> None:
+        self.options = tuple(map(frozen, options))
+        self.name = name
+        if not self.options:
+            raise ValueError(f"a choice{f' named {name!r}' if name else ''} needs at least one option")
+        if any(same(a, b) for a, b in itertools.combinations(self.options, 2)):
+            raise ValueError(f"options {self.options} of choice {name or ''!r} repeat; give each one once")
+        self.roots = (self,)
+        self.soft: Tensor | None = None
+        self.position = _position(self.options, largest_option(self.options))
+
+    @property
+    def value(self) -> Option:
+        """The option in force. Raises ValueError when the choice is soft."""
+        if self.soft is not None:
+            raise ValueError(f"{self!r} is soft: it has weights, no single value")
+        return self.options[self.position]
+
+    @property
+    def hard(self) -> Option:
+        """The option in force, None when soft."""
+        return self.options[self.position] if self.soft is None else None
+
+    @property
+    def weights(self) -> Tensor | None:
+        """(num_options,) weights in force, None when hard."""
+        return self.soft
+
+    def set(self, assignment: Option | Tensor) -> None:
+        """Put an option (hard) or a weight for each option (soft) in force; ValueError if it fits neither."""
+        if not isinstance(assignment, Tensor):
+            self.position, self.soft = _position(self.options, assignment), None
+        elif assignment.shape == (len(self.options),):
+            self.soft = assignment
+        else:
+            raise ValueError(f"{self!r} needs weights of shape ({len(self.options)},), got {tuple(assignment.shape)}")
+
+    @property
+    def state(self) -> tuple[int, Tensor | None]:
+        """All that is in force, to be put back later."""
+        return self.position, self.soft
+
+    @state.setter
+    def state(self, state: tuple[int, Tensor | None]) -> None:
+        self.position, self.soft = state
+
+    def evaluate(self, lookup: Callable[[Choice], Option]) -> Option:
+        """The value that `lookup` gives to this choice."""
+        return lookup(self)
+
+    def __repr__(self) -> str:
+        label = f"{self.name}: " if self.name else ""
+        return f"Choice({label}{' | '.join(map(repr, self.options))})"
+
+
+class Derived(Size):
+    """A size that follows from others: `fn` of their values, an int (a prefix) or a tuple (those indices).
+
+    Args:
+        fn: a named function or operator (lambdas cannot be pickled and are refused).
+        parents: sizes, or constants. Parents that share a choice move together: weights are joint over the
+            distinct root choices, never an outer product of a choice with itself.
+        extent: length of the dimension selected from, when the largest option does not tell.
+
+    `fn` is called once for each combination of the root choices, here.
+    Raises ValueError for a lambda and for what `fn` raises on any combination of options.
+    """
+
+    def __init__(self, fn: Callable[..., Option], *parents: Option | Size, extent: int | None = None) -> None:
+        named = fn.func if isinstance(fn, partial) else fn
+        name = getattr(named, "__qualname__", "")
+        if "<" in name:
+            raise ValueError(f"{name} of a derived size cannot be pickled; use a function of a module")
+        self.fn, self.parents, self._extent = fn, parents, extent
+        self.roots = tuple(dict.fromkeys(root for p in parents if isinstance(p, Size) for root in p.roots))
+        self._values = [  # by combination of the root choices' positions, the last root running fastest
+            self.evaluate(dict(zip(self.roots, combination, strict=True)).__getitem__)
+            for combination in itertools.product(*(root.options for root in self.roots))
+        ]
+        self.options = tuple(dict.fromkeys(self._values))
+
+    @property
+    def value(self) -> Option:
+        """`fn` of the parents' values in force. Raises ValueError when a root choice is soft."""
+        if self.is_soft:
+            raise ValueError(f"{self!r} is soft: it has weights, no single value")
+        return self.hard
+
+    @property
+    def hard(self) -> Option:
+        """`fn` of the parents' values in force, None when any root choice is soft."""
+        combination = 0
+        for root in self.roots:
+            if root.soft is not None:
+                return None
+            combination = combination * len(root.options) + root.position
+        return self._values[combination]
+
+    @property
+    def weights(self) -> Tensor | None:
+        """(num_options,) probability of each value, joint over the root choices; None when all are hard."""
+        soft = next((root.soft for root in self.roots if root.soft is not None), None)
+        if soft is None:
+            return None
+        joint = soft.new_ones(1)
+        for root in self.roots:
+            joint = torch.outer(joint, root.probabilities(soft)).flatten()
+        position = {option: i for i, option in enumerate(self.options)}
+        index = torch.tensor([position[value] for value in self._values], device=soft.device)
+        return soft.new_zeros(len(self.options)).index_add(0, index, joint)
+
+    def evaluate(self, lookup: Callable[[Choice], Option]) -> Option:
+        """The value that follows when every root choice holds `lookup(choice)`."""
+        return self.fn(*[p.evaluate(lookup) if isinstance(p, Size) else p for p in self.parents])
+
+    def __repr__(self) -> str:
+        return f"Derived({' | '.join(map(repr, self.options))})"
+
+
+def extent(size: int | Size) -> int:
+    """How long the full dimension is that `size` selects from."""
+    return size.extent if isinstance(size, Size) else size
+
+
+def keep(tensor: Tensor, size: int | Size, dim: int = 0) -> Tensor:
+    """What a layer produces. Hard: the entries along `dim` that `size` keeps. Soft: all of them."""
+    if not isinstance(size, Size):
+        return tensor
+    value = size.hard
+    return tensor if value is None else select(tensor, value, dim)
+
+
+def take(tensor: Tensor, size: int | Size, dim: int = 0) -> Tensor:
+    """What a layer reads. Hard: as `keep`. Soft: every entry times the probability that it is kept."""
+    if not isinstance(size, Size):
+        return tensor
+    value = size.hard
+    if value is not None:
+        return select(tensor, value, dim)
+    shape = [1] * tensor.dim()
+    shape[dim] = -1
+    return tensor * size.mask(tensor).view(shape)
+
+
+def select(tensor: Tensor, value: Option, dim: int = 0) -> Tensor:
+    """The entries of `tensor` along `dim` that a size of this value keeps; a view of a prefix."""
+    if type(value) is not int:
+        kept = indices(value)
+        if len(kept) == tensor.shape[dim]:
+            return tensor
+        return tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
+    if value == tensor.shape[dim]:
+        return tensor
+    return tensor[:value] if dim == 0 else tensor.narrow(dim, 0, value)  # the faster of two equal views
+
+
+def concat(*sizes: int | Size) -> int | Size:
+    """The size of several inputs concatenated: each keeps its own place in the full dimension."""
+    extents = tuple(map(extent, sizes))
+    if not any(isinstance(size, Size) for size in sizes):
+        return sum(extents)
+    return Derived(partial(_concatenate, extents), *sizes, extent=sum(extents))
+
+
+def per_group(width: Size, groups: int) -> Derived:
+    """`groups` groups, each `width` wide: an elastic width per group keeps the head of every group."""
+    return Derived(partial(_head_of_groups, groups, width.extent), width, extent=groups * width.extent)
+
+
+def largest_option(options: Sequence[Option]) -> Option:
+    """The largest number, the longest index list, otherwise the last option."""
+    numbers = [o for o in options if isinstance(o, (int, float))]
+    if len(numbers) == len(options):
+        return max(numbers)
+    tuples = [o for o in options if isinstance(o, tuple)]
+    if len(tuples) == len(options):
+        return max(reversed(tuples), key=len)
+    return options[-1]
+
+
+def indices(value: Option) -> Sequence[int]:
+    """The indices that a size of this value keeps; ValueError where the value is no size."""
+    if isinstance(value, bool) or not isinstance(value, (int, tuple)):
+        raise ValueError(f"{value!r} is no size: a size is a positive int or a tuple of increasing indices")
+    if isinstance(value, int):
+        if value < 1:
+            raise ValueError(f"size {value} keeps nothing; a size is at least 1")
+        return range(value)
+    if not _is_index_list(value):
+        raise ValueError(f"index list {value} must be non-empty, non-negative and strictly increasing")
+    return value
+
+
+def _is_index_list(value: tuple[Option, ...]) -> TypeGuard[tuple[int, ...]]:
+    if not value or not all(type(i) is int for i in value):
+        return False
+    return all(a < b for a, b in itertools.pairwise((-1, *value)))  # type: ignore[operator]
+
+
+def _position(options: Sequence[Option], value: Option) -> int:
+    for i, option in enumerate(options):
+        if same(option, value):
+            return i
+    raise ValueError(f"{value!r} is not one of the options {tuple(options)}")
+
+
+def _times(a: Option, b: Option) -> Option:
+    """A product of prefixes; an index list times n keeps blocks of n (heads to rows)."""
+    if isinstance(b, tuple):
+        a, b = b, a
+    if isinstance(a, tuple):
+        if not isinstance(b, int):
+            raise ValueError(f"index lists {a} and {b} cannot be multiplied; multiply an index list by an int")
+        return tuple(i * b + j for i in indices(a) for j in range(b))
+    return _whole(a) * _whole(b)
+
+
+def _floor_divide(a: Option, b: Option) -> Option:
+    return max(1, _whole(a) // _whole(b))
+
+
+def _whole(value: Option) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"{value!r} cannot be multiplied or divided as a size; derive it by a named function")
+    return value
+
+
+def _concatenate(extents: tuple[int, ...], *values: Option) -> Option:
+    offsets = itertools.accumulate((0, *extents[:-1]))
+    return tuple(offset + i for offset, value in zip(offsets, values, strict=True) for i in indices(value))
+
+
+def _head_of_groups(groups: int, extent: int, value: Option) -> Option:
+    return tuple(g * extent + i for g in range(groups) for i in indices(value))

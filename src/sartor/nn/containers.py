@@ -1,0 +1,127 @@
+"""Containers whose structure is searched: one operation of several, and how many (or which) blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from sartor.architecture import Option
+from sartor.choice import Choice, Size, indices
+from sartor.nn.elastic import Elastic
+
+__all__ = ["OneOf", "Repeat"]
+
+
+class OneOf(Elastic, torch.nn.ModuleDict):
+    """A mixed operation: one of several named modules, or under soft weights the weighted sum of their
+    outputs.
+
+    A module whose weight is exactly zero is not run, so that a sampled path costs no more than itself.
+    """
+
+    def __init__(self, operations: Mapping[str, torch.nn.Module], *, name: str | None = None) -> None:
+        super().__init__(operations)
+        self.choice = Choice(tuple(operations), name=name)
+
+    def gates(self) -> list[tuple[str, Size, tuple[Option, ...]]]:
+        """Child, choice and the options under which the child is part of the network."""
+        return [(key, self.choice, (key,)) for key in self]
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        """What the chosen operation returns for the same arguments."""
+        weights = self.choice.weights
+        if weights is None:
+            return self[str(self.choice.value)](*inputs, **keywords)
+        active = [(key, i) for i, (key, w) in enumerate(zip(self, weights.tolist(), strict=True)) if w != 0.0]
+        if not active:
+            raise ValueError(f"all weights of {self.choice!r} are zero; at least one operation must run")
+        return sum(weights[i] * self[key](*inputs, **keywords) for key, i in active)
+
+    def extract(self) -> torch.nn.Module:
+        """The chosen operation."""
+        return self[str(self.choice.value)]
+
+
+class Repeat(Elastic):
+    """Blocks of which the first `depth` run, or those that an index list names, in order: x -> x.
+
+    Iterating, indexing by slice and calling follow the choice in force, so it stands in for a `Sequential` as
+    well as for a list that a model loops over. Under soft depths the output is the expectation over the
+    exits; such a mixture can be called but not iterated.
+    """
+
+    def __init__(self, *blocks: torch.nn.Module, depth: int | Size) -> None:
+        super().__init__()
+        self.depth = depth
+        for i, block in enumerate(blocks):
+            self.add_module(str(i), block)
+        longest = depth.extent if isinstance(depth, Size) else depth
+        if longest > len(blocks):
+            raise ValueError(f"depth {depth!r} needs {longest} blocks, got {len(blocks)}")
+
+    def gates(self) -> list[tuple[str, Size, tuple[Option, ...]]]:
+        """Child, choice and the options under which the child is part of the network."""
+        depth = self.depth
+        if not isinstance(depth, Size):
+            return []
+        kept = {option: set(indices(option)) for option in depth.options}
+        return [(str(i), depth, tuple(o for o in depth.options if i in kept[o])) for i in range(len(self._modules))]
+
+    def _blocks(self) -> list[torch.nn.Module]:
+        return [block for block in self._modules.values() if block is not None]
+
+    def active(self) -> list[torch.nn.Module]:
+        """The blocks in force; ValueError when the depth is soft."""
+        blocks = self._blocks()
+        value = self.depth.value if isinstance(self.depth, Size) else self.depth
+        return [blocks[i] for i in indices(value)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The blocks in force, one after the other."""
+        if isinstance(self.depth, Size) and self.depth.is_soft:
+            return self._expectation(x, self.depth)
+        for block in self.active():
+            x = block(x)
+        return x
+
+    def _expectation(self, x: Tensor, depth: Size) -> Tensor:
+        """Sum over the depths of probability times output; runs that start alike are computed once."""
+        blocks = self._blocks()
+        weights = depth.probabilities(x)
+        outputs: dict[tuple[int, ...], Tensor] = {(): x}
+        total: Tensor | None = None
+        for weight, option, chance in zip(weights, depth.options, weights.tolist(), strict=True):
+            if chance == 0.0:
+                continue
+            path = tuple(indices(option))
+            for i in range(len(path)):
+                if path[: i + 1] not in outputs:
+                    outputs[path[: i + 1]] = blocks[path[i]](outputs[path[:i]])
+            term = weight * outputs[path]
+            total = term if total is None else total + term
+        if total is None:
+            raise ValueError(f"all weights of {depth!r} are zero; at least one depth must run")
+        return total
+
+    def extract(self) -> torch.nn.Sequential:
+        """The blocks in force; a Sequential, which can be iterated, indexed and called as this can."""
+        return torch.nn.Sequential(*self.active())
+
+    def __iter__(self) -> Iterator[torch.nn.Module]:
+        return iter(self.active())
+
+    @overload
+    def __getitem__(self, index: int) -> torch.nn.Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[torch.nn.Module]: ...
+    def __getitem__(self, index: int | slice) -> torch.nn.Module | list[torch.nn.Module]:
+        """A block by its place among the active ones, or a list of them; as many as `len` says."""
+        return self.active()[index]
+
+    def __len__(self) -> int:
+        if isinstance(self.depth, Size) and self.depth.is_soft:
+            return len(self._modules)
+        return len(self.active())

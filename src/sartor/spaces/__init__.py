@@ -1,0 +1,1 @@
+"""Search spaces: networks with choices, one file each."""

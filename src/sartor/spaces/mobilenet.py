@@ -1,0 +1,163 @@
+"""Elastic MobileNet: one convolutional network from 8x8 grey to 224x224 colour images.
+
+Sandler et al., "MobileNetV2", CVPR 2018, arXiv:1801.04381 (inverted residual); Howard et al., "Searching for
+MobileNetV3", ICCV 2019, arXiv:1905.02244 (squeeze-and-excitation); Yu et al., "BigNAS", ECCV 2020,
+arXiv:2003.11142 (every block has a skip, whose branch starts at zero).
+
+The image size decides how often the network halves it, down to about 4x4 (7x7 from 224), and so the number of
+stages. Searched: kernel, expansion and squeeze-and-excitation of each block; width and depth of each stage;
+the width of the head; and the input resolution where images have at least 24 pixels.
+
+Differs from the papers:
+- ReLU everywhere: runtimes fuse it into the convolution, and it quantises well.
+- The squeeze gate follows MobileNetV3 (ratio 1/4 of the expanded width, hard sigmoid).
+- Stage widths and the small-image forms are ours; the papers start at 128 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sartor.choice import Choice, Size
+from sartor.nn import BatchNorm2d, Conv2d, Linear, OneOf, Repeat, SqueezeExcite
+
+__all__ = ["InvertedResidual", "MobileNet"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is searched at an image size: each stage's widths, and its blocks, their expansions and kernels."""
+
+    widths: tuple[tuple[int, ...], ...]
+    blocks: int
+    expansions: tuple[int, ...]
+    kernels: tuple[int, ...]
+
+
+WIDTHS = ((8, 16, 24), (16, 24, 40), (24, 40, 64), (48, 80, 112), (96, 144, 192))
+TINY = Form(((4, 8, 16), (8, 16, 32)), blocks=2, expansions=(2, 3, 4), kernels=(3, 5))  # below 16 pixels
+SMALL = Form(WIDTHS, blocks=3, expansions=(2, 3, 4), kernels=(3, 5))  # below 64 pixels
+FULL = Form(WIDTHS, blocks=4, expansions=(3, 4, 6), kernels=(3, 5, 7))
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise kxk, optional squeeze-and-excitation, project 1x1, plus a skip: (N, C, H, W).
+
+    The skip is the identity, or an average pool for a stride and a 1x1 convolution for another width.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Size,
+        out_channels: int | Size,
+        stride: int,
+        kernels: tuple[int, ...],
+        expansions: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.kernel = Choice(kernels) if len(kernels) > 1 else kernels[0]
+        self.expand = Choice(expansions)
+        hidden = in_channels * self.expand
+        self.expand_conv, self.expand_norm = Conv2d(in_channels, hidden, 1, bias=False), BatchNorm2d(hidden)
+        self.depth_conv = Conv2d(hidden, hidden, self.kernel, stride, "same", groups=hidden, bias=False)
+        self.depth_norm = BatchNorm2d(hidden)
+        self.squeeze = OneOf({"none": nn.Identity(), "se": SqueezeExcite(hidden)})
+        self.project_conv = Conv2d(hidden, out_channels, 1, bias=False)
+        self.project_norm = BatchNorm2d(out_channels)
+        skip: list[nn.Module] = []
+        if stride > 1:
+            skip.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
+        if in_channels is not out_channels:
+            skip += [Conv2d(in_channels, out_channels, 1, bias=False), BatchNorm2d(out_channels)]
+        self.skip = nn.Sequential(*skip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        y = F.relu(self.expand_norm(self.expand_conv(x)))
+        y = self.squeeze(F.relu(self.depth_norm(self.depth_conv(y))))
+        out: Tensor = self.project_norm(self.project_conv(y)) + self.skip(x)
+        return out
+
+
+class MobileNet(nn.Module):
+    """An elastic classifier: (N, channels, H, W) normalised images -> (N, classes) logits.
+
+    Args:
+        classes: number of classes.
+        channels: of the images, 1 for grey.
+        size: (H, W) of the images, each 8 to 224.
+        dropout: before the classifier (BigNAS section 3.2).
+
+    Raises ValueError for an image size outside of 8 to 224.
+    """
+
+    def __init__(
+        self, classes: int, channels: int = 3, size: tuple[int, int] = (224, 224), *, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        shorter = min(size)
+        if not 8 <= shorter <= max(size) <= 224:
+            raise ValueError(f"images of {size[0]}x{size[1]} do not fit MobileNet: give 8 to 224 pixels a side")
+        if shorter >= 24 and size[0] == size[1]:
+            self.resolution = Choice(_resolutions(shorter))
+        form = TINY if shorter < 16 else SMALL if shorter < 64 else FULL
+        stem_stride, strides = _strides(shorter)
+        widths = [Choice(form.widths[i], name=f"stages.{i}.width") for i in range(len(strides))]
+        before, side = widths[0], math.ceil(shorter / stem_stride)
+        self.stem_conv = Conv2d(channels, before, 3, stem_stride, 1, bias=False)
+        self.stem_norm = BatchNorm2d(before)
+        self.stages = nn.Sequential()
+        for width, stride in zip(widths, strides, strict=True):
+            side = math.ceil(side / stride)
+            kernels = form.kernels if side >= 7 else (3,)  # a smaller map has little to show to a larger kernel
+            first = InvertedResidual(before, width, stride, kernels, form.expansions)
+            more = [InvertedResidual(width, width, 1, kernels, form.expansions) for _ in range(form.blocks - 1)]
+            self.stages.append(Repeat(first, *more, depth=Choice(range(1, form.blocks + 1))))
+            before = width
+        last = before.extent
+        self.head_width = Choice([last, 2 * last, 4 * last])
+        self.head_conv = Conv2d(before, self.head_width, 1, bias=False)
+        self.head_norm = BatchNorm2d(self.head_width)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = Linear(self.head_width, classes)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, classes)."""
+        x = self.stages(F.relu(self.stem_norm(self.stem_conv(x))))
+        x = F.relu(self.head_norm(self.head_conv(x))).mean((2, 3))
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits
+
+    def reset_parameters(self) -> None:
+        """Initialise anew, elastic or extracted: He normal by fan-out, residual branches starting at zero."""
+        if self.classifier.weight.is_meta:
+            return  # there is nothing to fill, and torch would import its compiler to do so
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                filters_per_group = module.weight.shape[0] // int(module.groups)
+                fan_out = module.weight[0, 0].numel() * filters_per_group
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, InvertedResidual):  # the block starts as its skip (BigNAS, section 3.2)
+                nn.init.zeros_(module.project_norm.weight)
+
+
+def _strides(size: int) -> tuple[int, tuple[int, ...]]:
+    """The stem's stride and each stage's: halved until the feature map is about 4x4, 7x7 from 224 pixels."""
+    halvings = 1 if size < 16 else min(5, math.ceil(math.log2(size / 4)))
+    stem = 2 if size > 16 else 1
+    return stem, (1,) + (2,) * (halvings - (stem == 2))
+
+
+def _resolutions(size: int) -> tuple[int, ...]:
+    """Five, six and seven sevenths of the image size, in multiples of 4: 224 gives 160, 192, 224."""
+    return tuple(sorted({round(size * sevenths / 7 / 4) * 4 for sevenths in (5, 6)} | {size}))
