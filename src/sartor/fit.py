@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fit`: train a learner step by step, with a log, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sartor.checkpoint import nan_in
+from sartor.protocols import Learner
+from sartor.run import Run
+
+__all__ = ["Indexed", "Progress", "fit"]
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called after each step with the steps done, the steps in all, and the scalars of this step."""
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """Data whose batch at a step can be asked for directly, as a `Split` of a task."""
+
+    def batch(self, step: int, size: int, *, augment: bool = False) -> Any:
+        """Return the batch of `step`, the same at every call."""
+        ...
+
+
+def fit(
+    learner: Learner,
+    batches: Indexed | Iterable[Any],
+    *,
+    steps: int,
+    batch_size: int = 64,
+    augment: bool = True,
+    seed: int = 0,
+    run: Run | None = None,
+    stage: str = "train",
+    every: int = 500,
+    log_every: int | None = None,
+    log: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    device: torch.device | str | None = None,
+) -> None:
+    """Train `learner` until it has done `steps` steps in all.
+
+    With a run, a `fit` that was stopped in any way continues at the newest checkpoint and ends with the
+    weights, bit for bit, that it would have had. For this, torch's generators are seeded anew from `seed` and
+    the step before each step; the caller's generators are as before afterwards.
+
+    Args:
+        learner: its `step` returns the scalars to log, with "loss" among them.
+        batches: data with a `batch(step, size)` method; or an iterable of batches, gone through again and
+            again, which must give the same batches each time it starts from the same torch seed, as a
+            DataLoader does. On resume an iterable skips what was used; data with `batch` has nothing to skip.
+        steps: total number of steps, those before a resume included.
+        batch_size: samples per step, for data with a `batch` method.
+        augment: ask data with a `batch` method for augmented samples.
+        seed: decides dropout, augmentation and shuffling that draw from torch's generators.
+        run: where the log `<stage>.jsonl` and the checkpoints go; without it nothing is kept.
+        stage: names this training among several of one run.
+        every: steps between checkpoints; one more is written at the end.
+        log_every: steps between log lines; None spreads at most 500 lines over the training.
+        log: called with a line of text at each log line.
+        progress: called after each step; None shows a bar when stderr is a terminal.
+        device: where the tensors of a batch are moved.
+
+    Raises:
+        ValueError: the loss or the weights are no longer finite, the batches ran out, or the newest
+            checkpoint is beyond `steps`.
+        KeyboardInterrupt: on Ctrl-C, once the step under way is done and saved. A second one does not wait.
+    """
+    if steps < 0 or every < 1:
+        raise ValueError(f"steps = {steps}, every = {every}: ask for 0 or more, and for 1 or more")
+    done, seconds = _resumed(learner, run, stage, steps)
+    saved = done
+    log_every = log_every or max(1, math.ceil(steps / 500))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(_cuda_devices()))
+        write = stack.enter_context(run.log(stage, after=done)) if run else None
+        show = progress or stack.enter_context(_bar(stage, done, steps))
+        stop = stack.enter_context(_interruptible())
+        clock = _Clock(seconds)
+        for batch in _stream(batches, batch_size, augment, seed, done, steps):
+            scalars = learner.step(_moved(batch, device))
+            done += 1
+            _check_loss(scalars, done, saved)
+            line = {"step": done, "seconds": clock.seconds, "samples_per_s": clock.speed(batch), **scalars}
+            show(done, steps, line)
+            if done % log_every == 0 or done in (1, steps):
+                _tell(line, write, log)
+            if run and (done % every == 0 or done == steps or stop.is_set()):
+                _save(run, stage, done, learner, clock.seconds)
+                saved = done
+            if stop.is_set():
+                break
+
+
+def _tell(
+    line: Mapping[str, float],
+    write: Callable[[Mapping[str, Any]], None] | None,
+    log: Callable[[str], None] | None,
+) -> None:
+    if write:
+        write({name: value if math.isfinite(value) else None for name, value in line.items()})
+    if log:
+        log("  ".join(f"{name} {value:.5g}" for name, value in line.items()))
+
+
+def _resumed(learner: Learner, run: Run | None, stage: str, steps: int) -> tuple[int, float]:
+    """Restore the newest checkpoint, if there is one; return the steps done and the seconds they took."""
+    found = run.load_checkpoint(stage) if run else None
+    if found is None:
+        return 0, 0.0
+    done, state = found
+    if done > steps:
+        raise ValueError(f"{stage} has done {done} steps already, more than steps = {steps}: ask for at least {done}")
+    learner.load_state_dict(state["learner"])
+    return done, state["seconds"]
+
+
+def _save(run: Run, stage: str, done: int, learner: Learner, seconds: float) -> None:
+    state = learner.state_dict()
+    if name := nan_in(state):  # a loss that is still finite can have given a gradient that is not
+        raise ValueError(f"{name} holds NaN after step {done} of {stage}: lower the learning rate")
+    run.save_checkpoint(done, {"learner": state, "seconds": seconds}, stage)
+
+
+def _check_loss(scalars: Mapping[str, float], step: int, saved: int) -> None:
+    loss = scalars.get("loss", 0.0)
+    if math.isfinite(loss):
+        return
+    rate = f" (now {scalars['learning_rate']:.3g})" if "learning_rate" in scalars else ""
+    kept = f"; the checkpoint of step {saved} is kept" if saved else ""
+    raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate{rate}{kept}")
+
+
+def _stream(
+    source: Indexed | Iterable[Any], size: int, augment: bool, seed: int, done: int, steps: int
+) -> Iterator[Any]:
+    """Yield the batch of each step after `done`, seeding torch's generators for the step before the draw."""
+    indexed = isinstance(source, Indexed)
+    endless = iter(()) if isinstance(source, Indexed) else _endless(source)
+    for step in range(done if indexed else 0, steps):
+        torch.manual_seed(random.Random(f"{seed}/{step}").getrandbits(63))
+        batch = source.batch(step, size, augment=augment) if isinstance(source, Indexed) else next(endless)
+        if step >= done:
+            yield batch
+
+
+def _endless(source: Iterable[Any]) -> Iterator[Any]:
+    used = 0
+    while True:
+        before = used
+        for batch in source:
+            used += 1
+            yield batch
+        if used == before:
+            again = "give what can be gone through again, such as a list or a DataLoader"
+            raise ValueError(f"the batches ended after {used}: {again}")
+
+
+def _moved(batch: Any, device: torch.device | str | None) -> Any:
+    if device is None:
+        return batch
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: _moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return tuple(_moved(value, device) for value in batch)
+    return batch
+
+
+def _samples(batch: Any) -> int:
+    """Return the length of the first tensor in a batch."""
+    while isinstance(batch, (tuple, list, Mapping)):
+        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch), None)
+    return len(batch) if isinstance(batch, Tensor) and batch.dim() else 0
+
+
+class _Clock:
+    """Seconds since the first step, those before a resume included, and samples per second since it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.begin = time.monotonic()
+        self.earlier = seconds
+        self.samples = 0
+
+    @property
+    def seconds(self) -> float:
+        return round(self.earlier + time.monotonic() - self.begin, 3)
+
+    def speed(self, batch: Any) -> float:
+        """Count a batch; return the samples per second so far."""
+        self.samples += _samples(batch)
+        return round(self.samples / max(time.monotonic() - self.begin, 1e-9), 1)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, and raise it at the end of the block; a second one raises at once.
+
+    A step that is broken off leaves weights that no run without a Ctrl-C ever has. Elsewhere than in the main
+    thread, or where the program has its own handler, nothing is changed.
+    """
+    stop = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield stop
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _bar(stage: str, done: int, steps: int) -> Iterator[Progress]:
+    """Show a progress bar on stderr, or nothing where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, steps, scalars: None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.0f} samples/s"),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(stage, total=steps, completed=done, loss=math.nan, speed=0.0)
+
+        def show(done: int, steps: int, scalars: Mapping[str, float]) -> None:
+            loss, speed = scalars.get("loss", math.nan), scalars["samples_per_s"]
+            bar.update(task, completed=done, loss=loss, speed=speed)
+
+        yield show
+
+
+def _cuda_devices() -> list[int]:
+    """Return the GPUs whose generators seeding touches; none where CUDA was never used."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return list(range(torch.cuda.device_count())) if used else []

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learners that train the shared weights of a supernet, and the plain one that baselines use."""
+
+from sartor.oneshot._recipe import Recipe
+from sartor.oneshot.bignas import BigNAS
+from sartor.oneshot.supervised import Supervised
+
+__all__ = ["BigNAS", "Recipe", "Supervised"]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training recipe that learners share: optimiser, learning rate and regularisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Predictions (N, K) and labels (N,) -> the mean loss, a scalar."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are trained. The defaults are those of BigNAS (Yu et al., ECCV 2020).
+
+    A supernet and a baseline that are to be compared take one recipe.
+
+    Args:
+        lr: initial learning rate at a batch of 4096 samples. It scales with the root of the batch, as suits
+            an optimiser that divides by the gradient's size (Malladi et al., NeurIPS 2022, arXiv:2205.10287);
+            linear scaling would leave small batches with steps that are far too small.
+        decay: what the learning rate is multiplied with at each decay.
+        decays: number of decays, evenly spread over the training: every 2.4 of 360 epochs in the paper's
+            family. So the schedule keeps its shape in a training of any length.
+        final_lr: part of the initial learning rate below which it never falls (the constant ending).
+        momentum: of the optimiser.
+        rho: decay of the optimiser's running mean of squared gradients.
+        eps: added to that mean before the root is taken.
+        label_smoothing: weight of the uniform distribution in the labels.
+        dropout: probability set in the network's dropout layers; None leaves them as they are.
+        weight_decay: factor of half the squared norm of all weights but biases and norms.
+    """
+
+    lr: float = 0.256
+    decay: float = 0.97
+    decays: float = 150.0
+    final_lr: float = 0.05
+    momentum: float = 0.9
+    rho: float = 0.9
+    eps: float = 1e-3
+    label_smoothing: float = 0.1
+    dropout: float | None = 0.2
+    weight_decay: float = 1e-5
+
+    def learning_rate(self, step: int, steps: int, batch_size: int) -> float:
+        """Return the learning rate of a step: exponential decay in stairs, then the constant ending."""
+        factor = self.decay ** math.floor(self.decays * step / max(steps, 1))
+        return self.lr * math.sqrt(batch_size / 4096) * max(factor, self.final_lr)
+
+    def optimizer(self, net: nn.Module) -> RMSProp:
+        """Return the optimiser of a network's weights; its learning rate is set at each step."""
+        return RMSProp(list(net.parameters()), momentum=self.momentum, rho=self.rho, eps=self.eps)
+
+    def smoothed(self, loss: Loss, predictions: Tensor, labels: Tensor) -> Tensor:
+        """Return `loss` under label smoothing: for cross-entropy, torch's `label_smoothing` exactly."""
+        hard = loss(predictions, labels)
+        if not self.label_smoothing:
+            return hard
+        uniform = -predictions.log_softmax(1).mean()
+        return (1 - self.label_smoothing) * hard + self.label_smoothing * uniform
+
+    def dropouts(self, net: nn.Module) -> list[nn.Module]:
+        """Return the network's dropout layers, set to this recipe's probability."""
+        layers = [module for module in net.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+        for layer in layers:
+            layer.p = layer.p if self.dropout is None else self.dropout
+        return list(layers)
+
+    def decay_weights(self, parameters: list[nn.Parameter]) -> None:
+        """Add the gradient of the L2 term to those parameters that have a gradient."""
+        pairs = [(p.grad, p.detach()) for p in parameters if p.grad is not None and p.dim() > 1]
+        if self.weight_decay and pairs:
+            gradients, weights = map(list, zip(*pairs, strict=True))
+            torch._foreach_add_(gradients, weights, alpha=self.weight_decay)
+
+
+class RMSProp(torch.optim.Optimizer):
+    """RMSProp as TensorFlow has it, and so the papers that were trained with it.
+
+    Unlike torch's, the running mean of squares starts at 1, so that the first steps are small instead of
+    large; eps is added under the root; and the learning rate is inside the momentum.
+    """
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        *,
+        lr: float = 0.0,
+        momentum: float = 0.9,
+        rho: float = 0.9,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "rho": rho, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient. A closure is not supported, as no learner has one."""
+        if closure is not None:
+            raise ValueError("RMSProp takes no closure: compute the gradients before the step")
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            gradients = [p.grad for p in weights]
+            squares = [self._of(p, "square", 1.0) for p in weights]
+            velocities = [self._of(p, "velocity", 0.0) for p in weights]
+            torch._foreach_mul_(squares, group["rho"])
+            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["rho"])
+            roots = torch._foreach_add(squares, group["eps"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_addcdiv_(velocities, gradients, roots, value=group["lr"])
+            torch._foreach_sub_(weights, velocities)
+
+    def _of(self, parameter: Tensor, name: str, start: float) -> Tensor:
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.full_like(parameter, start)
+        return state[name]  # type: ignore[no-any-return]

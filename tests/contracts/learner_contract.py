@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every learner must do. A learner joins by one line in `test_learners.py`: a function that makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sartor.checkpoint import flatten, unflatten
+from sartor.protocols import Learner
+from sartor.supernet import named_choices
+
+Make = Callable[[], Learner]
+Batches = Callable[[int], Any]
+"""The batch of a step."""
+
+
+def steps(learner: Learner, batches: Batches, first: int, last: int) -> list[dict[str, float]]:
+    """Run the steps from `first` to before `last`, torch seeded for each as `fit` does."""
+    scalars = []
+    for step in range(first, last):
+        torch.manual_seed(step)
+        scalars.append(dict(learner.step(batches(step))))
+    return scalars
+
+
+def tensors_of(learner: Learner) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in flatten(learner.state_dict())[0].items()}
+
+
+def networks_of(learner: Learner) -> list[nn.Module]:
+    return [value for value in vars(learner).values() if isinstance(value, nn.Module)]
+
+
+def it_is_a_learner(make: Make, batches: Batches) -> None:
+    assert isinstance(make(), Learner)
+
+
+def the_loss_falls(make: Make, batches: Batches) -> None:
+    losses = [scalars["loss"] for scalars in steps(make(), batches, 0, 20)]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+
+
+def scalars_are_finite_floats_with_the_same_names(make: Make, batches: Batches) -> None:
+    found = steps(make(), batches, 0, 5)
+    assert all(type(value) is float and math.isfinite(value) for scalars in found for value in scalars.values())
+    assert len({tuple(scalars) for scalars in found}) == 1
+    assert {"loss", "learning_rate"} <= set(found[0])
+
+
+def equal_learners_take_equal_steps(make: Make, batches: Batches) -> None:
+    one, two = make(), make()
+    assert steps(one, batches, 0, 3) == steps(two, batches, 0, 3)
+    assert all(map(torch.equal, tensors_of(one).values(), tensors_of(two).values()))
+
+
+def saved_midway_the_next_steps_are_identical(make: Make, batches: Batches) -> None:
+    one = make()
+    steps(one, batches, 0, 4)
+    packed, tree = flatten(one.state_dict())
+    data = safetensors.torch.save(packed)
+    two = make()
+    two.load_state_dict(unflatten(safetensors.torch.load(data), tree))
+    assert steps(one, batches, 4, 7) == steps(two, batches, 4, 7)
+    assert tensors_of(one).keys() == tensors_of(two).keys()
+    assert all(map(torch.equal, tensors_of(one).values(), tensors_of(two).values()))
+
+
+def choices_are_left_as_they_were(make: Make, batches: Batches) -> None:
+    learner = make()
+    choices = [choice for net in networks_of(learner) for choice in named_choices(net).values()]
+    before = [(choice.hard, choice.soft) for choice in choices]
+    steps(learner, batches, 0, 2)
+    assert [(choice.hard, choice.soft) for choice in choices] == before
+
+
+def a_step_leaves_the_batch_alone(make: Make, batches: Batches) -> None:
+    batch = batches(0)
+    copies = [tensor.clone() for tensor in batch]
+    make().step(batch)
+    assert all(map(torch.equal, batch, copies))
+
+
+LAWS = (
+    it_is_a_learner,
+    the_loss_falls,
+    scalars_are_finite_floats_with_the_same_names,
+    equal_learners_take_equal_steps,
+    saved_midway_the_next_steps_are_identical,
+    choices_are_left_as_they_were,
+    a_step_leaves_the_batch_alone,
+)

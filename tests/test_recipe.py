@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sartor.oneshot import Recipe
+from sartor.oneshot._recipe import RMSProp
+
+
+@pytest.mark.parametrize("steps", [1_000, 37_123])
+def test_the_learning_rate_ends_at_exactly_five_percent(steps: int) -> None:
+    rates = [Recipe().learning_rate(step, steps, 4096) for step in range(steps)]
+    assert rates[0] == 0.256 and rates[-1] == 0.256 * 0.05
+    assert rates == sorted(rates, reverse=True)
+    first = rates.index(rates[-1]) / steps  # 0.97 ** 99 is the first power below 5 %
+    assert first == pytest.approx(99 / 150, abs=1 / steps)
+
+
+def test_the_learning_rate_falls_in_stairs_and_scales_with_the_batch() -> None:
+    recipe = Recipe(lr=1.0, decays=10)
+    assert [recipe.learning_rate(step, 100, 1024) for step in (0, 9, 10, 25)] == pytest.approx(
+        [0.5, 0.5, 0.5 * 0.97, 0.5 * 0.97**2], rel=1e-12
+    )
+
+
+def test_label_smoothing_of_cross_entropy_is_that_of_torch() -> None:
+    logits, labels = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0])
+    ours = Recipe(label_smoothing=0.1).smoothed(F.cross_entropy, logits, labels)
+    torch.testing.assert_close(ours, F.cross_entropy(logits, labels, label_smoothing=0.1), rtol=1e-12, atol=0)
+    plain = Recipe(label_smoothing=0.0).smoothed(F.cross_entropy, logits, labels)
+    assert torch.equal(plain, F.cross_entropy(logits, labels))
+
+
+def test_the_l2_term_spares_biases_norms_and_what_has_no_gradient() -> None:
+    used, norm, idle = nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)
+    parameters = [*used.parameters(), *norm.parameters()]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    Recipe(weight_decay=0.5).decay_weights([*parameters, *idle.parameters()])
+    assert used.weight.grad is not None and torch.equal(used.weight.grad, 0.5 * used.weight)
+    assert not any(p.grad is None or p.grad.any() for p in (used.bias, norm.weight, norm.bias))
+    assert idle.weight.grad is None
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.3, 0.3), (None, 0.7)])
+def test_dropout_layers_get_the_recipes_probability(value: float | None, expected: float) -> None:
+    net = nn.Sequential(nn.Dropout(0.7), nn.Sequential(nn.Dropout2d(0.7)))
+    layers = Recipe(dropout=value).dropouts(net)
+    assert [layer.p for layer in layers] == [expected, expected]
+
+
+def test_rmsprop_is_tensorflows() -> None:
+    weight, idle = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
+    optimizer = RMSProp([weight, idle], lr=0.1, momentum=0.9, rho=0.8, eps=0.01)
+    expected, square, velocity = 1.0, 1.0, 0.0
+    for gradient in (2.0, -1.0, 3.0):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        square = 0.8 * square + 0.2 * gradient**2
+        velocity = 0.9 * velocity + 0.1 * gradient / math.sqrt(square + 0.01)
+        expected -= velocity
+    assert weight.item() == pytest.approx(expected, rel=1e-6)
+    assert idle.item() == 1.0 and idle not in optimizer.state
+
+
+def test_rmsprop_without_gradients_does_nothing_and_takes_no_closure() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = RMSProp([weight], lr=0.1)
+    optimizer.step()
+    assert weight.item() == 1.0
+    with pytest.raises(ValueError, match="takes no closure"):
+        optimizer.step(lambda: 0.0)
