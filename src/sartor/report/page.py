@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page: one HTML file that holds all it needs, drawn from the run folder alone."""
+
+from __future__ import annotations
+
+import shlex
+from base64 import b64encode
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from sartor.architecture import Architecture
+from sartor.atomic import write_bytes, write_json
+from sartor.report.diagram import block_diagram, spoken
+from sartor.report.figures import front_figure, latency_figure, search_figure, training_figure
+from sartor.report.image import front_image
+from sartor.report.palette import DARK, LIGHT
+from sartor.report.progress import Point, progress, question
+from sartor.report.reading import Json, Record, mapping, number, read_run
+from sartor.report.summary import summarise
+
+SHOWN = 9  # choices whose effects are shown at once; the others open on demand
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html`, `front.png` and `report.json` into a run folder, and return the page's path.
+
+    Only the run folder is read; an unfinished run gives a report that says what it lacks. The same folder
+    gives the same files, byte for byte.
+
+    Raises:
+        ValueError: `run.json` is missing, unreadable or of an unknown format.
+        OSError: a file cannot be written.
+    """
+    record = read_run(run_folder)
+    summary = summarise(record)
+    points = progress(record.trials, question(record))
+    image = front_image(summary, points)
+    page = run_folder / "report.html"
+    write_json(run_folder / "report.json", summary)
+    write_bytes(run_folder / "front.png", image)
+    write_bytes(page, _page(record, summary, points, image).encode())
+    return page
+
+
+def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) -> str:
+    figures = {
+        "front": front_figure(summary, points),
+        "latency": latency_figure(record),
+        "training": training_figure(record),
+        "search": search_figure(points),
+    }
+    environment = Environment(
+        loader=PackageLoader("sartor.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    return environment.get_template("page.html.jinja").render(
+        summary=summary,
+        name=record.name,
+        figures={name: figure for name, figure in figures.items() if figure is not None},
+        diagram=_diagram(record, summary),
+        shown=SHOWN,
+        reach=_reach(summary),
+        facts=_facts(record, summary),
+        command=_command(record),
+        versions=_versions(record),
+        light=LIGHT,
+        dark=DARK,
+        plotly=Markup(get_plotlyjs()),
+        image=b64encode(image).decode(),
+    )
+
+
+def _diagram(record: Record, summary: Json) -> Markup | None:
+    """Draw the recommended network; while there is none, nothing is singled out."""
+    if record.best is None:
+        return None
+    shape = mapping(record.part("task").get("preprocessing"))
+    sizes = [number(shape.get(key)) for key in ("channels", "height", "width")]
+    source = f"input {' x '.join(f'{size:.0f}' for size in sizes if size)}" if all(sizes) else "input"
+    classes = summary["asked"]["classes"]
+    arch: Architecture = record.best.arch
+    return Markup(block_diagram(arch, record.space, source, f"{classes:.0f} classes" if classes else "output"))
+
+
+def _reach(summary: Json) -> dict[str, float]:
+    """Return the largest effect on each axis, which the longest bar stands for."""
+    found = {"accuracy": 0.0, "latency_ms": 0.0}
+    for choice in summary["effects"]["choices"] if summary["effects"] else ():
+        for option in choice["options"]:
+            for part in found.keys() & option.keys():
+                found[part] = max(found[part], abs(option[part]["value"]))
+    return {part: value or 1.0 for part, value in found.items()}
+
+
+def _facts(record: Record, summary: Json) -> dict[str, list[tuple[str, str]]]:
+    """Return the environment, the target and the plan as lines of a page."""
+    target = record.part("target")
+    fingerprint = {"name": target.get("name", ""), **mapping(target.get("fingerprint"))}
+    task = {key: value for key, value in record.part("task").items() if key not in ("classes", "warnings", "splits")}
+    asked = {key: value for key, value in record.part("arguments").items() if value not in (None, {}, [])}
+    parts = {
+        "Environment": record.part("environment"),
+        "Target": fingerprint,
+        "Data": task,
+        "Arguments": asked,
+        "Plan": {
+            "seed": record.run.get("seed", "unknown"),
+            **record.part("plan"),
+            "objectives": "; ".join(map(_wanted, summary["asked"]["objectives"])),
+        },
+    }
+    return {
+        title: [(key.replace("_", " "), _told(value)) for key, value in part.items()]
+        for title, part in parts.items()
+        if part
+    }
+
+
+def _wanted(objective: Json) -> str:
+    """Return an objective as one reads it: latency_ms min, at most 0.2."""
+    bounds = [f"{key.replace('_', ' ')} {objective[key]:g}" for key in ("at_most", "at_least") if key in objective]
+    return ", ".join([f"{objective['name']} {objective['goal']}", *bounds])
+
+
+def _told(value: Any) -> str:
+    """Return a JSON value in words; long lists by their length."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_told(one)}" for key, one in value.items())
+    if isinstance(value, list) and len(value) > 8:
+        return f"{len(value)} values"
+    return spoken(value)
+
+
+def _command(record: Record) -> str:
+    """Return the command that was given, the program by its name; "" for a call from Python."""
+    command = record.run.get("command")
+    program, *rest = [str(part) for part in command] if isinstance(command, list) and command else [""]
+    if PurePath(program).name in ("", "-c", "-"):
+        return ""
+    if PurePath(program).name == "__main__.py":
+        return shlex.join(["python", "-m", "sartor", *rest])
+    return shlex.join([PurePath(program).name if PurePath(program).stem == "sartor" else program, *rest])
+
+
+def _versions(record: Record) -> str:
+    """Return the pip command that installs what the run had, as far as the run says so."""
+    environment = record.part("environment")
+    known = ((package, environment.get(package)) for package in ("sartor", "torch"))
+    # A build tag such as +cpu names another index than PyPI.
+    pins = [f"{package}=={str(version).partition('+')[0]}" for package, version in known if version]
+    return f"pip install {shlex.join(pins)}" if pins else ""
+
+
+def _percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f}"
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    # A zero carries no sign, and a minus is as wide as a plus.
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not float(text) else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    """Return `value` with so many significant digits and no exponent."""
+    if not value:
+        return "0"
+    rounded = float(f"{value:.{digits}g}")
+    decimals = max(0, digits - 1 - int(f"{rounded:e}".partition("e")[2]))
+    return f"{rounded:,.{decimals}f}"
+
+
+def _scaled(value: float) -> str:
+    """Return a large count as 12.3 k, 4.56 M or 1.20 G."""
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            return f"{_significant(value / scale)} {unit}"
+    return f"{value:.0f}"
+
+
+def _amount(value: int) -> str:
+    """Return a count in words: 1.35 billion; beyond what has a common name, as a power of ten."""
+    for scale, name in ((10**15, ""), (10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
+        if value >= scale and not name:
+            return f"10{str(len(str(value)) - 1).translate(SUPERSCRIPT)}"
+        if value >= scale:
+            return f"{_significant(value / scale)} {name}"
+    return f"{value:,}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+SUPERSCRIPT = str.maketrans("0123456789", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+FILTERS = {
+    "percent": _percent,
+    "signed": _signed,
+    "sig": _significant,
+    "scaled": _scaled,
+    "amount": _amount,
+    "duration": _duration,
+    "spoken": spoken,
+}
