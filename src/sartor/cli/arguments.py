@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be written on the command line: each argument's type, unit and help, in one place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from typer import Argument, Option
+
+from sartor import units
+
+
+class ImageSize(NamedTuple):
+    """Height and width that images are resized to."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def parse(cls, text: str) -> ImageSize:
+        """Read "32" (a square) or "24x32" (height x width)."""
+        found = re.fullmatch(r"\s*(\d{1,5})\s*(?:x\s*(\d{1,5}))?\s*", text)
+        sides = [int(side) for side in found.groups(default=found[1])] if found else [0]
+        if not all(sides):
+            raise ValueError(f"image size {text!r} is not understood; expected a side or HxW, as 32 or 24x32")
+        return cls(*sides)
+
+
+_TARGET = "Where it will run: onnxruntime, onnxruntime:int8, torch or path.py:Class."
+
+Data = Annotated[str, Argument(metavar="DATA", help="digits, an .npz or IDX file, a folder, or a data set id.")]
+Out = Annotated[Path, Option(metavar="RUN", help="The run folder to write, as runs/first.")]
+Target = Annotated[str, Option(metavar="NAME", help=_TARGET)]
+Latency = Annotated[
+    float | None, Option(metavar="TIME", parser=units.parse_latency, help="Limit of the latency, such as 0.2ms.")
+]
+Size = Annotated[
+    int | None, Option(metavar="BYTES", parser=units.parse_size, help="Limit of the exported file, such as 2MB.")
+]
+Macs = Annotated[
+    float | None,
+    Option(metavar="COUNT", parser=units.parse_count, help="Limit of the multiply-accumulates, such as 10M."),
+]
+Params = Annotated[
+    float | None, Option(metavar="COUNT", parser=units.parse_count, help="Limit of the parameters, such as 1M.")
+]
+Budget = Annotated[
+    float | None,
+    Option(metavar="TIME", parser=units.parse_duration, help="Wall-clock time; 3min, if nothing is said."),
+]
+Steps = Annotated[int | None, Option(metavar="N", min=1, help="Training steps; with --trials, instead of a budget.")]
+Trials = Annotated[int | None, Option(metavar="N", min=1, help="Trials; with --steps, the same work on every machine.")]
+TrialTimeout = Annotated[
+    float | None,
+    Option(metavar="TIME", parser=units.parse_duration, help="A trial that takes longer has failed."),
+]
+Space = Annotated[str, Option(metavar="NAME", help="Of `sartor list spaces`, or path.py:Class.")]
+Strategy = Annotated[str, Option(metavar="NAME", help="Of `sartor list strategies`, or path.py:Class.")]
+ImageSide = Annotated[
+    ImageSize | None,
+    Option("--image-size", metavar="HxW", parser=ImageSize.parse, help="Resize images, to 32 or 24x32."),
+]
+Seed = Annotated[int, Option(metavar="N", min=0, max=2**32 - 1, help="Of every random draw.")]
+Threads = Annotated[int, Option(metavar="N", min=1, max=1024, help="Of the target.")]
+Resume = Annotated[bool, Option("--resume", help="Continue RUN if it exists.")]
+Force = Annotated[bool, Option("--force", help="Replace RUN if it exists.")]
+Debug = Annotated[bool, Option("--debug", help="On an error, show where it came from.")]
+
+Run = Annotated[Path, Argument(metavar="RUN", help="The run folder.")]
+MoreTime = Annotated[
+    float | None,
+    Option("--budget", metavar="+TIME", parser=units.parse_duration, help="More time, such as +3min."),
+]
+OpenPath = Annotated[bool, Option("--open-path", help="Print the report's path and nothing else.")]
+Models = Annotated[list[Path], Argument(metavar="MODEL", help=".onnx files, or run folders.")]
+Family = Annotated[
+    Literal["spaces", "strategies", "methods", "targets"] | None,
+    Argument(metavar="FAMILY", help="All of them, if nothing is said."),
+]

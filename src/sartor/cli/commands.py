@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The five commands. Each checks what costs nothing to check, and only then imports what costs something."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import sartor
+from sartor import names
+from sartor.cli import arguments as given
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_BUDGET_S = 180.0
+
+_EXAMPLES = """\
+\b
+Examples:
+  sartor search digits --latency 0.2ms --out runs/first
+  sartor search photos/ --target onnxruntime:int8 --latency 5ms --size 2MB --budget 1h --out runs/photos
+  sartor resume runs/photos --budget +30min
+"""
+
+# Plain help, since the decorated one would import rich, and take three times as long.
+app = typer.Typer(rich_markup_mode=None, add_completion=False, epilog=_EXAMPLES)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        _say(f"sartor {sartor.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def sartor_itself(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Find networks that fit your data and your machine."""
+
+
+@app.command()
+def search(
+    data: given.Data,
+    out: given.Out,
+    target: given.Target = "onnxruntime",
+    latency: given.Latency = None,
+    size: given.Size = None,
+    macs: given.Macs = None,
+    params: given.Params = None,
+    budget: given.Budget = None,
+    steps: given.Steps = None,
+    trials: given.Trials = None,
+    trial_timeout: given.TrialTimeout = None,
+    space: given.Space = "mobilenet",
+    strategy: given.Strategy = "nsga2",
+    image_size: given.ImageSide = None,
+    seed: given.Seed = 0,
+    threads: given.Threads = 1,
+    resume: given.Resume = False,
+    force: given.Force = False,
+    debug: given.Debug = False,
+) -> None:
+    """From data to verified, exported networks.
+
+    Train a supernet, search it, verify and export the networks of the Pareto front.
+    """
+    if (steps or trials) and budget:
+        raise ValueError("--budget and --steps/--trials are two ways to say how much work; give one of them")
+    if bool(steps) != bool(trials):
+        raise ValueError("--steps and --trials go together; give both, or a --budget")
+    if resume and force:
+        raise ValueError("--resume continues a run and --force replaces it; give one of them")
+    names.check("targets", target)
+    names.check("spaces", space)
+    names.check("strategies", strategy)
+    if _may_write(out, resume=resume, force=force):
+        _continue(out, None)
+        return
+
+    say = _progress()
+    from sartor import recipes
+
+    limits = {"latency_ms": latency, "size_bytes": size, "macs": macs, "params": params}
+    run = recipes.search_for_device(
+        data,
+        target=target,
+        out=out,
+        limits={name: float(limit) for name, limit in limits.items() if limit is not None},
+        budget_s=None if steps else budget or DEFAULT_BUDGET_S,
+        steps=steps,
+        trials=trials,
+        space=space,
+        strategy=strategy,
+        image_size=image_size,
+        seed=seed,
+        threads=threads,
+        trial_timeout_s=trial_timeout,
+        force=force,
+        on_progress=say,
+    )
+    run.close()
+    _conclude(out)
+
+
+@app.command("resume")
+def resume_run(run: given.Run, budget: given.MoreTime = None, debug: given.Debug = False) -> None:
+    """Continue a run that was stopped.
+
+    It goes on from its last checkpoint and trial, and with a budget beyond its end.
+    """
+    _continue(run, budget)
+
+
+@app.command()
+def report(run: given.Run, open_path: given.OpenPath = False, debug: given.Debug = False) -> None:
+    """Write the report of a run again.
+
+    The files are report.html, report.json and front.png.
+    """
+    from sartor.report import write_report
+
+    page = write_report(run)
+    if open_path:
+        _say(str(page))
+    else:
+        _conclude(run)
+
+
+@app.command()
+def measure(
+    models: given.Models,
+    target: given.Target = "onnxruntime",
+    threads: given.Threads = 1,
+    debug: given.Debug = False,
+) -> None:
+    """Time exported networks on a target.
+
+    Exported files, or all networks of a run, are timed in interleaved rounds.
+    """
+    names.check("targets", target)
+
+    from sartor.cli.measuring import measured
+    from sartor.cli.tables import print_measurements
+
+    found, complaints = measured(models, target=target, threads=threads)
+    if found:
+        print_measurements(_console(), found, target)
+    if complaints:
+        raise ValueError("; ".join(complaints))
+
+
+@app.command("list")
+def list_built_in(family: given.Family = None, debug: given.Debug = False) -> None:
+    """Say which spaces, strategies, methods and targets are built in."""
+    families: Iterable[str] = [family] if family else names.FAMILIES
+    for each in families:
+        known = names.built_in(each)
+        width = max(map(len, known), default=0)
+        if not family:
+            _say(f"{each}:")
+        for name, text in known.items():
+            _say(f"{'' if family else '  '}{name:{width}}  {text}")
+
+
+def is_run(folder: Path) -> bool:
+    """Say whether a folder was written by a search; a damaged record still counts beside the run's lock."""
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return (folder / "run.lock").is_file()
+    return isinstance(record, dict) and isinstance(record.get("format"), int)
+
+
+def _may_write(out: Path, *, resume: bool, force: bool) -> bool:
+    """Check the folder of a new run; return True if it holds a run that is to be continued.
+
+    Raises:
+        OSError: it is a file, cannot be written, or holds something that may not be replaced.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        if not is_run(out):
+            raise FileExistsError(f"{out} holds files that no search wrote; name another folder with --out")
+        if not (resume or force):
+            raise FileExistsError(
+                f"{out} holds a run; continue it with `sartor resume {out}`, or replace it with --force"
+            )
+        return resume
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file; name a folder with --out")
+    _try_to_write(out)
+    return False
+
+
+def _try_to_write(out: Path) -> None:
+    """Fail now rather than after the work; of the folders made to find out, the parents stay."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            writable = os.access(out, os.W_OK | os.X_OK)
+        else:
+            out.mkdir()
+            out.rmdir()
+            writable = True
+    except OSError as error:
+        raise PermissionError(f"{out} cannot be written ({error.strerror}); name another folder") from None
+    if not writable:
+        raise PermissionError(f"{out} cannot be written (no permission); name another folder")
+
+
+def _continue(folder: Path, budget_s: float | None) -> None:
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such run folder")
+    if not (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is no run folder (a search writes run.json into it)")
+
+    say = _progress()
+    from sartor import recipes
+
+    recipes.resume(folder, budget_s=budget_s, on_progress=say).close()
+    _conclude(folder)
+
+
+def _conclude(folder: Path) -> None:
+    from sartor.cli.tables import print_front
+    from sartor.report import write_report
+    from sartor.report.reading import read_run
+
+    page = folder / "report.html"
+    if not page.is_file():
+        page = write_report(folder)
+    print_front(_console(), read_run(folder), folder, page)
+
+
+def _progress() -> Callable[[str], None]:
+    """Return what prints a line behind the seconds that have passed since now."""
+    started = time.monotonic()
+    return lambda line: _say(f"{time.monotonic() - started:6.0f} s  {line}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)

@@ -1,0 +1,99 @@
+"""The names a user writes: what is built in, and a class of his own as `path.py:Class`.
+
+A built-in name is the name of a module, and its class is the one that is named like the module and has the
+methods of its family: `regularized_evolution` holds `RegularizedEvolution`. Targets have variants, and so
+name themselves in `sartor.targets.TARGETS`. Built-in names are listed by reading source, never by importing
+it, so that listing needs no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from sartor.own import is_own, load_own
+
+FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "spaces": ("spaces", ("forward",)),
+    "strategies": ("strategies", ("ask", "tell")),
+    "methods": ("oneshot", ("step", "state_dict", "load_state_dict")),
+    "targets": ("targets", ("fingerprint", "prepare", "measure")),
+}
+"""What can be named: the package that holds it, and the methods that make a class one of the family."""
+
+
+def built_in(family: str) -> dict[str, str]:
+    """Return each built-in name of `family` with the first line of its module's docstring, by name."""
+    if family == "targets":
+        from sartor.targets import TARGETS
+
+        places = {name: place.partition(":")[0].rpartition(".")[2] for name, (place, _) in TARGETS.items()}
+        return {name: _title(_folder(family) / f"{module}.py") for name, module in places.items()}
+    paths = sorted(_folder(family).glob("[!_]*.py"))
+    return {path.stem: _title(path) for path in paths if _class_of(path, family)}
+
+
+def check(family: str, name: str) -> None:
+    """Check a name; a file of the user's own is run for it, a built-in one is not imported.
+
+    Raises:
+        ValueError: the name is not built in, or the user's file or class cannot be had or is of another kind.
+    """
+    if is_own(name):
+        _own(family, name)
+    elif name not in (known := built_in(family)):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        offered = f"built in: {', '.join(known)}; one of your own is written path.py:Class"
+        raise ValueError(f"no {_singular(family)} is named {name!r}; {hint}{offered}")
+
+
+def load(family: str, name: str) -> type:
+    """Import the class that `name` stands for, in any family but targets (`sartor.targets.load_target`).
+
+    Raises:
+        ValueError: as `check`.
+    """
+    check(family, name)
+    if is_own(name):
+        return _own(family, name)
+    path = _folder(family) / f"{name}.py"
+    module = importlib.import_module(f"sartor.{path.parent.name}.{name}")
+    found: type = getattr(module, _class_of(path, family))
+    return found
+
+
+def _own(family: str, name: str) -> type:
+    found = load_own(name, _singular(family))
+    missing = [method for method in FAMILIES[family][1] if not callable(getattr(found, method, None))]
+    if missing:
+        raise ValueError(f"{name!r} is no {_singular(family)}: it has no method {' or '.join(missing)}")
+    return found
+
+
+def _folder(family: str) -> Path:
+    return Path(__file__).parent / FAMILIES[family][0]
+
+
+def _title(path: Path) -> str:
+    return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
+
+
+def _class_of(path: Path, family: str) -> str:
+    """Return the class of a built-in module that is named like it and has its family's methods, or ""."""
+    start, needed = path.stem.replace("_", ""), {*FAMILIES[family][1]}
+    alike = [
+        node.name
+        for node in ast.parse(path.read_bytes()).body
+        if isinstance(node, ast.ClassDef)
+        and node.name.lower().startswith(start)
+        and needed <= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    ]
+    return min(alike, key=len, default="")
+
+
+def _singular(family: str) -> str:
+    return {"strategies": "strategy"}.get(family, family.removesuffix("s"))

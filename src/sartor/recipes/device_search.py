@@ -1,0 +1,346 @@
+"""From data, a device and a limit to a verified, exported Pareto set.
+
+The stages, each of which leaves files behind and is skipped when the run is resumed after it:
+
+1. profile: measure a few networks on the target; predict the latency of the others.
+2. plan: turn the budget into counts of steps and trials.
+3. train: shared weights of all sub-networks (BigNAS).
+4. search: validation error with shared weights against predicted latency.
+5. baselines: hand-made networks, trained from scratch on the same batches.
+6. verify: export the front and the baselines, measure the files together, keep what the limits allow.
+7. report.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Set
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import sartor
+from sartor import names
+from sartor.architecture import Architecture
+from sartor.evaluation import SharedWeightError, specialised
+from sartor.objective import Objective, costs
+from sartor.protocols import Predictor
+from sartor.recipes.job import LIMITS, Job, Say
+from sartor.recipes.planning import more_trials, plan
+from sartor.recipes.profiling import counts, latency_predictor, profile
+from sartor.recipes.training import evaluation_batches, scratch_network, train, tuned
+from sartor.recipes.verification import (
+    Member,
+    complete_member,
+    measure_members,
+    read_member,
+    recommend,
+    settle,
+    write_member,
+)
+from sartor.report import write_report
+from sartor.run import Run
+from sartor.search import search
+from sartor.targets import load_target
+from sartor.task import Task, load_task
+from sartor.trial import Trial, TrialLog
+
+__all__ = ["resume", "search_for_device"]
+
+
+def search_for_device(
+    data: str | Path | Task,
+    *,
+    target: str = "onnxruntime",
+    out: str | Path,
+    limits: Mapping[str, float] | None = None,
+    budget_s: float | None = 180.0,
+    steps: int | None = None,
+    trials: int | None = None,
+    space: str = "mobilenet",
+    strategy: str = "nsga2",
+    seed: int = 0,
+    threads: int = 1,
+    trial_timeout_s: float | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    force: bool = False,
+    on_progress: Say | None = None,
+) -> Run:
+    """Search networks for `data` on `target` within `limits`; the returned run names the folder with the results.
+
+    Args:
+        data: what `load_task` takes, or a `Task`.
+        target: a name of `sartor list targets`, or `path.py:Class`.
+        out: the run folder; it must be new, or hold a run and `force` be given.
+        limits: any of latency_ms, size_bytes, macs, params.
+        budget_s: wall-clock seconds for everything. It is turned into counts of work before training.
+        steps, trials: those counts themselves, together and instead of a budget, for runs that repeat exactly.
+        space, strategy: a name of `sartor list`, or `path.py:Class`.
+        seed: of splits, weights, batches and search.
+        threads: of the target's runtime.
+        image_size: what images of unequal size are resized to, see `load_task`.
+        trial_timeout_s: a candidate that takes longer fails, and the search goes on.
+        force: replace the run in `out`.
+        on_progress: called with a line at each stage.
+
+    Raises ValueError for what cannot be used, LimitError (a ValueError) before training when no network can meet
+    the latency limit, FileExistsError when `out` is taken.
+    """
+    if (steps is None) != (trials is None) or (steps is None and budget_s is None):
+        raise ValueError("give a budget_s, or both steps and trials")
+    for name in limits or {}:
+        if name not in LIMITS:
+            raise ValueError(f"no limit is named {name!r}; the limits are {', '.join(LIMITS)}")
+    started = time.monotonic()
+    task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
+    device = load_target(target, threads=threads)
+    names.check("spaces", space)
+    names.check("strategies", strategy)
+    arguments = {
+        "data": task.name if isinstance(data, Task) else str(data), "given": isinstance(data, Task), "target": target,
+        "limits": dict(limits or {}), "budget_s": budget_s if steps is None else None, "steps": steps,
+        "trials": trials, "space": space, "strategy": strategy, "seed": seed, "threads": threads,
+        "trial_timeout_s": trial_timeout_s,
+        "image_size": image_size,
+    }  # fmt: skip
+    record = {
+        "command": sys.argv,
+        "arguments": arguments,
+        "seed": seed,
+        "environment": _environment(),
+        "task": {
+            **task.record,
+            "name": task.name,
+            "classes": list(task.classes),
+            "metric_name": task.metric_name,
+            "preprocessing": task.preprocessing.to_dict(),
+            "warnings": list(task.warnings),
+        },
+        "target": {"name": device.name, "fingerprint": device.fingerprint()},
+    }
+    run = Run.create(out, record, force=force)
+    return _finish(Job(run, task, device, on_progress or _silent), started)
+
+
+def resume(
+    path: str | Path,
+    *,
+    budget_s: float | None = None,
+    data: Task | None = None,
+    on_progress: Say | None = None,
+) -> Run:
+    """Continue the run in `path` to its end; `budget_s` more seconds go into further trials.
+
+    `data` is needed when the run was started with a `Task` instead of a path. With one worker the result is the
+    same, bit for bit but for timings, as that of a run which was never stopped.
+    Raises ValueError or OSError as `Run.open` does, and ValueError when data or target are no longer the same.
+    """
+    started = time.monotonic()
+    run = Run.open(path)
+    try:
+        arguments = _arguments(run)
+        if arguments["given"] and data is None:
+            raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
+        task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
+        _check_same(run, task)
+        target = load_target(arguments["target"], threads=arguments["threads"])
+        job = Job(run, task, target, on_progress or _silent)
+        if budget_s is not None and "plan" in run.record:
+            _extend(job, budget_s)
+    except BaseException:
+        run.close()
+        raise
+    return _finish(job, started)
+
+
+def _finish(job: Job, started: float) -> Run:
+    """Run the stages that are not finished; the run stays open for the caller, and is closed by an error."""
+    threads = torch.get_num_threads()
+    try:
+        for warning in job.task.warnings:
+            job.say(f"warning: {warning}")
+        if "space" not in job.run.record:
+            _record_space(job)
+        if "profile" not in job.run.stages:
+            with job.run.stage("profile"):
+                profile(job)
+        if "plan" not in job.run.record:
+            asked = job.arguments
+            counts = plan(
+                job,
+                budget_s=asked["budget_s"],
+                spent_s=time.monotonic() - started,
+                steps=asked["steps"],
+                trials=asked["trials"],
+            )
+            job.run.update({"plan": counts})
+        _work(job)
+    except BaseException:
+        job.run.close()
+        raise
+    finally:
+        torch.set_num_threads(threads)
+    return job.run
+
+
+def _work(job: Job) -> None:
+    """Stages 3 to 7; training and search continue where they stopped, and cost nothing when they are finished."""
+    if "report" in job.run.stages:
+        return
+    job.use_threads()
+    job.say(f"training shared weights: {job.plan['steps']} steps")
+    with job.run.stage("train"):
+        supernet = train(job).eval()
+    job.say(f"searching: {job.plan['trials']} trials")
+    with job.run.stage("search"):
+        candidates = _search(job, supernet)
+    job.say("training the baselines from scratch")
+    with job.run.stage("baselines"):
+        baselines = _baselines(job)
+    job.say(f"verifying {len(candidates)} networks on {job.target.name}")
+    with job.run.stage("verify"):
+        best = _verify(job, supernet, candidates, baselines)
+    with job.run.stage("report"):
+        page = write_report(job.path)
+    job.say(f"best: {best.name if best else 'no network met the limits when measured'}; report: {page}")
+
+
+def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:
+    """Validation error and predicted latency, and the further limits; all but the error are cheap."""
+    latency, counted = latency_predictor(job), counts(job)
+    return [
+        Objective("error", measure_error),
+        Objective("latency_ms", partial(_predicted, latency), cheap=True, at_most=job.limits.get("latency_ms")),
+        *(
+            Objective(name, count, cheap=True, at_most=job.limits[name])
+            for name, count in counted.items()
+            if name in job.limits
+        ),
+    ]
+
+
+def _predicted(predictor: Predictor, arch: Architecture) -> float:
+    return float(predictor.predict([arch])[0][0])
+
+
+def _search(job: Job, supernet: nn.Module) -> dict[Architecture, float]:
+    """Run the trials; the candidates to verify, from fast to slow, with their predicted milliseconds."""
+    error = SharedWeightError(supernet, job.task.metric, evaluation_batches(job), job.calibration)
+    goals = objectives(job, error)
+    strategy = names.load("strategies", job.arguments["strategy"])(job.space, goals)
+    with TrialLog(job.path / "run.sqlite") as log:
+        search(
+            job.space,
+            strategy,
+            goals,
+            trials=job.plan["trials"],
+            seed=job.seed,
+            log=log,
+            time_limit_s=job.arguments["trial_timeout_s"],
+        )
+        front = {trial.arch: trial for trial in log.pareto(goals[:2])}
+    ordered = sorted(front.values(), key=lambda trial: costs(trial, goals[:2])[1])
+    if not ordered:
+        raise ValueError("every candidate failed or was infeasible; see the notes in run.sqlite, or loosen the limits")
+    return {trial.arch: trial.values["latency_ms"] for trial in _evenly(ordered, job.plan["verified"])}
+
+
+def _evenly(trials: list[Trial], count: int) -> list[Trial]:
+    """At most `count` of the sorted trials, both ends included."""
+    if len(trials) <= count:
+        return trials
+    return [trials[round(i * (len(trials) - 1) / (count - 1))] for i in range(count)]
+
+
+def _baselines(job: Job) -> list[Member]:
+    trained = {"trained": "from scratch", "steps": job.plan["steps"]}
+    return [
+        write_member(job, job.path / "baselines" / name, arch, partial(scratch_network, job, name, arch), trained)
+        for name, arch in job.hand_made().items()
+    ]
+
+
+def _verify(
+    job: Job, supernet: nn.Module, candidates: Mapping[Architecture, float], baselines: list[Member]
+) -> Path | None:
+    trained = {"trained": "shared weights, then tuned", "steps": job.plan["tuning_steps"]}
+    members = []
+    for arch in candidates:
+        settled = job.path / "pareto" / arch.id
+        folder = settled if settled.is_dir() else job.path / "candidates" / arch.id
+        members.append(write_member(job, folder, arch, partial(_member_network, job, supernet, arch), trained))
+    members += _verified_before(job, set(candidates))
+    measure_members(job, [*baselines, *members], candidates)
+    front = settle(job, members)
+    job.say(f"{len(front)} of {len(members)} are on the verified front; exporting every format")
+    for folder in front:
+        complete_member(job, read_member(folder))
+    return recommend(job, front)
+
+
+def _verified_before(job: Job, again: Set[Architecture]) -> list[Member]:
+    """Networks that an earlier, shorter search of this run exported; they compete with the new ones."""
+    folders = [path.parent for kept in ("pareto", "candidates") for path in job.path.glob(f"{kept}/*/export.json")]
+    return [member for member in map(read_member, sorted(folders)) if member.arch not in again]
+
+
+def _member_network(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
+    return tuned(job, specialised(supernet, arch, job.calibration))
+
+
+def _extend(job: Job, budget_s: float) -> None:
+    """Turn more seconds into more trials; what follows the trials is then done again."""
+    job.use_threads()
+    extended = {**job.plan, "trials": job.plan["trials"] + more_trials(job, budget_s)}
+    stages = {name: s for name, s in job.run.stages.items() if name not in ("search", "verify", "report")}
+    job.run.update({"plan": extended, "stages": stages})
+
+
+def _record_space(job: Job) -> None:
+    space = job.space
+    choices = {name: list(options) for name, options in space.choices.items()}
+    goals: list[dict[str, Any]] = [{"name": "error", "goal": "min"}]
+    goals += [{"name": name, "goal": "min", "at_most": limit} for name, limit in job.limits.items()]
+    if "latency_ms" not in job.limits:
+        goals.insert(1, {"name": "latency_ms", "goal": "min"})
+    described = {"name": job.arguments["space"], "size": space.size, "choices": choices, "gates": dict(space.gates)}
+    job.run.update({"space": described, "objectives": goals})
+
+
+def _arguments(run: Run) -> dict[str, Any]:
+    """What the run was asked; ValueError when its record does not say."""
+    arguments, needed = run.record.get("arguments"), ("data", "given", "image_size", "limits", "seed", "space")
+    lacking = [name for name in needed if not isinstance(arguments, dict) or name not in arguments]
+    if lacking:
+        raise ValueError(f"{run.path / 'run.json'} does not say {', '.join(lacking)}; start the run again with --force")
+    return dict(arguments or {})
+
+
+def _size(recorded: Any) -> int | tuple[int, int] | None:
+    return tuple(recorded) if isinstance(recorded, list) else recorded
+
+
+def _check_same(run: Run, task: Task) -> None:
+    """A run goes on with the data it started with."""
+    before, now = run.record["task"], task.record
+    changed = [key for key in now if key in before and before[key] != now[key] and key != "source"]
+    if changed:
+        raise ValueError(f"the data of {run.path} changed since it started ({', '.join(changed)}); start a new run")
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "sartor": sartor.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _silent(line: str) -> None:
+    return None

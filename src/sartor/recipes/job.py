@@ -1,0 +1,136 @@
+"""What one device search works on: its run folder, data, target, network and space, made anew from the record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor import names
+from sartor.architecture import Architecture
+from sartor.nn import channels_last, resized
+from sartor.protocols import Target
+from sartor.run import Run
+from sartor.space import SearchSpace
+from sartor.supernet import extract, search_space
+from sartor.task import Task
+from sartor.workload import Workload, trace
+
+__all__ = ["LIMITS", "Job", "Say"]
+
+Say = Callable[[str], None]
+
+LIMITS = {
+    "latency_ms": "a median latency in milliseconds",
+    "size_bytes": "a deployed file in bytes",
+    "macs": "a number of multiply-accumulates",
+    "params": "a number of parameters",
+}
+
+CALIBRATION_BATCHES = 4
+CALIBRATION_SIZE = 128
+
+
+@dataclass
+class Job:
+    """One device search in this process. Everything here follows from `run.record`, so that it can be resumed."""
+
+    run: Run
+    task: Task
+    target: Target
+    say: Say
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.run.path
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What was asked."""
+        return self.run.record["arguments"]  # type: ignore[no-any-return]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The counts of work, fixed before training."""
+        return self.run.record["plan"]  # type: ignore[no-any-return]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that were asked for, by name; see `LIMITS`."""
+        return self.arguments["limits"]  # type: ignore[no-any-return]
+
+    @property
+    def seed(self) -> int:
+        """The seed that all randomness of the run derives from."""
+        return int(self.arguments["seed"])
+
+    def network(self) -> nn.Module:
+        """The supernet with its initial weights, which depend on the seed alone."""
+        space = names.load("spaces", self.arguments["space"])
+        _, channels, height, width = self.task.example.shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = space(classes=len(self.task.classes), channels=channels, size=(height, width))
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"space {self.arguments['space']!r} made a {type(network).__name__}, not a network")
+        return network
+
+    @cached_property
+    def ghost(self) -> nn.Module:
+        """The supernet without memory, on the meta device."""
+        with torch.device("meta"):
+            return self.network()
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space. ValueError when the network has no choice."""
+        space = search_space(self.ghost)
+        if not space.choices:
+            raise ValueError(f"space {self.arguments['space']!r} has no choice to search; give its network some")
+        return space
+
+    def workload(self, arch: Architecture) -> Workload:
+        """The operators of one image's way through the network of `arch`."""
+        if arch not in self._workloads:
+            network = extract(self.ghost, arch)
+            self._workloads[arch] = trace(network, self.example(network))
+        return self._workloads[arch]
+
+    @cached_property
+    def _workloads(self) -> dict[Architecture, Workload]:
+        return {}
+
+    def example(self, network: nn.Module) -> Tensor:
+        """One input (1, C, H, W) at the network's resolution."""
+        return resized(self.task.example, network)
+
+    @cached_property
+    def calibration(self) -> list[Tensor]:
+        """Batches of training images, not augmented, for statistics and quantisation."""
+        size = min(CALIBRATION_SIZE, len(self.task.train))
+        return [channels_last(self.task.train.batch(i, size)[0])
+                for i in range(CALIBRATION_BATCHES)]  # fmt: skip
+
+    def middle(self) -> Architecture:
+        """The hand-made medium network: every choice at its middle option."""
+        return self.space.canonical({name: options[len(options) // 2] for name, options in self.space.choices.items()})
+
+    def hand_made(self) -> dict[str, Architecture]:
+        """The networks that one would take without a search."""
+        return {"largest": self.space.largest(), "middle": self.middle(), "smallest": self.space.smallest()}
+
+    def use_threads(self) -> None:
+        """Train and evaluate with the number of threads of the plan, on which the bits of the results depend."""
+        torch.set_num_threads(int(self.plan["training_threads"]))
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

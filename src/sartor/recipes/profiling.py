@@ -1,0 +1,179 @@
+"""Stage 1: measure a few networks on the target, and predict the latency of all others from them."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+from torch import nn
+
+from sartor.architecture import Architecture
+from sartor.atomic import write_json
+from sartor.costs import CostStore
+from sartor.nn import resized
+from sartor.predictors import WorkloadLatency
+from sartor.predictors.workload_latency import cross_validated
+from sartor.protocols import Measurement, Target
+from sartor.recipes.job import LIMITS, Job
+from sartor.space import SearchSpace
+from sartor.supernet import extract
+from sartor.targets.artefacts import TargetError
+from sartor.targets.onnxruntime import OnnxRuntimeTarget
+from sartor.targets.torch_eager import TorchTarget
+from sartor.workload import macs, parameters
+
+__all__ = ["LimitError", "latency_predictor", "profile", "spread_samples"]
+
+SAMPLES = 24
+SAMPLE_SECONDS = 0.25
+
+
+class LimitError(ValueError):
+    """No network of the space can meet the limit."""
+
+
+def profile(job: Job) -> None:
+    """Measure `SAMPLES` networks with random weights as they would be deployed, and store what was measured.
+
+    Raises LimitError when even the smallest network is slower than the latency limit.
+    """
+    store, fingerprint = CostStore(job.path / "latency.costs"), job.target.fingerprint()
+    archs = spread_samples(job.space, SAMPLES, [*job.hand_made().values()], random.Random(f"{job.seed}/profile"))
+    if not store.samples(fingerprint):
+        job.say(f"measuring {len(archs)} networks on {job.target.name}")
+        measurements = zip(archs, _measured(job, archs), strict=True)
+        store.add(fingerprint, [(arch, found) for arch, found in measurements if found is not None])
+    measured = dict(store.samples(fingerprint))
+    check_reachable(job, measured)
+    _write_model(job, measured)
+
+
+def _measured(job: Job, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
+    """A measurement for each architecture, None where the runtime refuses it; TargetError if it refuses most."""
+    network, calibration = job.network().eval(), [job.calibration[0]]
+    with tempfile.TemporaryDirectory(prefix="samples-", dir=job.path) as folder:
+        artefacts = []
+        for arch in archs:
+            sample = _with_full_norms(extract(network, arch))
+            path = Path(folder) / arch.id
+            path.mkdir()
+            inputs = [resized(images, sample) for images in calibration]
+            artefacts.append(job.target.prepare(sample, (job.example(sample),), inputs, path))
+        try:
+            return _quick(job.target).measure(artefacts)
+        except TargetError as error:
+            if 2 * len(error.reasons) > len(archs):
+                raise
+            job.say(f"{job.target.name} refuses {len(error.reasons)} of the {len(archs)} networks")
+            return error.measurements
+
+
+def _quick(target: Target) -> Target:
+    """The target with less time for each network: the fit averages over many."""
+    if isinstance(target, (OnnxRuntimeTarget, TorchTarget)):
+        return replace(target, seconds=SAMPLE_SECONDS)
+    return target
+
+
+def _with_full_norms(network: nn.Module) -> nn.Module:
+    """Norms that start at zero would let a runtime, or a quantiser, see a network that is mostly zero."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_parameters()
+    return network
+
+
+def check_reachable(job: Job, measured: Mapping[Architecture, Measurement]) -> None:
+    """Say, before anything is trained, that a limit cannot be met."""
+    values = {
+        "latency_ms": {arch: found.latency_ms for arch, found in measured.items()},
+        **{name: {arch: count(arch) for arch in measured} for name, count in counts(job).items()},
+    }
+    for name, limit in job.limits.items():
+        least = min(values[name], key=lambda arch: values[name][arch])
+        value = values[name][least]
+        if value > limit:
+            which = "the smallest" if least == job.space.smallest() else f"the least, {least.id},"
+            where = f" on {job.target.name}" if name in ("latency_ms", "size_bytes") else ""
+            raise LimitError(
+                f"no network of this space has {LIMITS[name]} of {limit:g} or less{where}: {which} has {value:.3g}; "
+                f"ask for at least {1.1 * value:.2g}, or name another target or space"
+            )
+
+
+def counts(job: Job) -> dict[str, Callable[[Architecture], float]]:
+    """The limits that need no measurement of a candidate: exact counts, and the size of its file.
+
+    A file grows with the parameters by what a line through the measured samples says.
+    """
+    samples = _samples(job)
+    numbers = np.array([parameters(job.workload(arch)) for arch, _ in samples])
+    sizes = np.array([1e6 * measurement.size_mb for _, measurement in samples])
+    slope, least = np.polyfit(numbers, sizes, 1) if len(set(numbers)) > 1 else (0.0, sizes[0])
+    return {
+        "size_bytes": lambda arch: float(least + slope * parameters(job.workload(arch))),
+        "macs": lambda arch: macs(job.workload(arch)),
+        "params": lambda arch: parameters(job.workload(arch)),
+    }
+
+
+def _samples(job: Job) -> list[tuple[Architecture, Measurement]]:
+    return CostStore(job.path / "latency.costs").samples(job.target.fingerprint())
+
+
+def latency_predictor(job: Job) -> WorkloadLatency:
+    """The predictor fitted to the run's measured networks."""
+    samples = _samples(job)
+    values = np.array([measurement.latency_ms for _, measurement in samples])
+    return WorkloadLatency(job.workload).fit([arch for arch, _ in samples], values)
+
+
+def _write_model(job: Job, measured: dict[Architecture, Measurement]) -> None:
+    """State what the predictor is worth, on networks that the fit has not seen."""
+    archs, values = list(measured), np.array([m.latency_ms for m in measured.values()])
+    predicted = cross_validated(WorkloadLatency(job.workload), archs, values)
+    pairs = [
+        {"id": arch.id, "predicted_ms": float(p), "measured_ms": float(v), "held_out": True}
+        for arch, p, v in zip(archs, predicted, values, strict=True)
+    ]
+    errors = {
+        "mape": float(np.mean(np.abs(predicted / values - 1.0))),
+        "spearman": float(spearmanr(predicted, values).statistic),
+        "kendall": float(kendalltau(predicted, values).statistic),
+    }
+    method = "5-fold cross-validation: each network is predicted by a fit that has not seen it"
+    write_json(
+        job.path / "latency_model.json",
+        {"samples": len(archs), "held_out": len(archs), "method": method, **errors, "pairs": pairs},
+    )
+    job.say(
+        f"latency model: error {errors['mape']:.1%}, rank correlation {errors['spearman']:.3f} on held-out networks"
+    )
+
+
+def spread_samples(
+    space: SearchSpace, count: int, given: Sequence[Architecture], rng: random.Random
+) -> list[Architecture]:
+    """`given` and further architectures, `count` in all, from the smallest to the largest.
+
+    Uniform sampling of many choices gives networks of one, middling size. Here sample i leans to the options at
+    i / count of their range: half of its choices take that option, the others a random one.
+    """
+    found = dict.fromkeys(given)
+    for attempt in range(20 * count):
+        if len(found) >= min(count, space.size):
+            break
+        level = (attempt % count) / max(1, count - 1)
+        values = {
+            name: options[round(level * (len(options) - 1))] if rng.random() < 0.5 else rng.choice(options)
+            for name, options in space.choices.items()
+        }
+        arch = space.canonical(values)
+        if arch in space:
+            found[arch] = None
+    return list(found)[: max(count, len(given))]
