@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from sartor.choice import Choice
 from sartor.nn import BatchNorm2d, Conv2d, Linear, Repeat
 from sartor.protocols import Artefact, Measurement
+from sartor.targets.artefacts import TargetError
 from sartor.workload import macs, trace
+
+LARGEST_MS = 0.02
 
 
 class TinyNetwork(nn.Module):
@@ -53,6 +56,19 @@ class CountingTarget:
     def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
         """Read the counts back."""
         return [_measurement(json.loads(artefact.path.read_text()) * 1e-6) for artefact in artefacts]
+
+
+class PickyTarget(CountingTarget):
+    """The same device, which refuses to run the widest networks."""
+
+    def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
+        """Read the counts back, but for those of networks above 5 microseconds."""
+        found = [_measurement(json.loads(artefact.path.read_text()) * 1e-6) for artefact in artefacts]
+        kept = [None if one.latency_ms > LARGEST_MS else one for one in found]
+        refused = {i: "too wide for this device" for i, one in enumerate(kept) if one is None}
+        if refused:
+            raise TargetError("too wide for this device", refused, kept)
+        return found
 
 
 def _measurement(ms: float) -> Measurement:

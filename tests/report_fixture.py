@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sartor.architecture import Architecture
+from sartor.trial import State, Trial, TrialLog
 
 LIMIT_MS = 0.2
 TARGET = "onnxruntime"
-STEPS, TRIALS, SAMPLES = 1200, 240, 60
+STEPS, FINETUNE_STEPS, TRIALS, SAMPLES = 1200, 240, 240, 60
 STAGES = {"profile": 21.4, "train": 74.8, "search": 38.2, "baselines": 24.9, "verify": 12.6}
+SHARED = {"trained": "shared weights, then tuned", "steps": STEPS, "finetune_steps": FINETUNE_STEPS}
 UP_TO = ("started", "profiled", "trained", "searched", "baselines", "verified", "finished")
 FINGERPRINT = {
     "processor": "Example CPU 2.1 GHz",
@@ -89,11 +91,11 @@ def write_run(folder: Path, up_to: str = "finished", **changes: Any) -> Path:
     if stage >= 5:
         front = _front(trials)
         for arch in front[1:]:
-            _write_network(folder / "pareto" / arch.id, arch, rng)
-        _write_network(folder / "candidates" / front[0].id, front[0], rng)
+            _write_network(folder / "pareto" / arch.id, arch, rng, **SHARED)
+        _write_network(folder / "candidates" / front[0].id, front[0], rng, **SHARED)
         _write_baselines(folder, rng)
     if stage >= 6:
-        _write_network(folder / "best", front[-1], random.Random(1))
+        _write_network(folder / "best", front[-1], random.Random(1), **SHARED)
         why = "The highest validation accuracy among the verified networks that keep the limit of 0.2 ms."
         (folder / "best" / "why.txt").write_text(why)
     return folder
@@ -120,9 +122,9 @@ def run_json(stages: Mapping[str, float]) -> dict[str, Any]:
         "plan": {
             "steps": STEPS,
             "batch_size": 64,
+            "finetune_steps": FINETUNE_STEPS,
             "trials": TRIALS,
-            "latency_samples": SAMPLES,
-            "baseline_steps": 600,
+            "verified": 20,
         },
         "objectives": [
             {"name": "error", "goal": "min"},
@@ -223,15 +225,11 @@ def _write_trials(
     folder: Path, archs: list[Architecture], rng: random.Random
 ) -> list[tuple[Architecture, float, float]]:
     told = []
-    connection = sqlite3.connect(folder / "run.sqlite")
-    connection.execute(
-        'CREATE TABLE trials (number INTEGER, arch TEXT, "values" TEXT, budget REAL, state TEXT, '
-        "seconds REAL, note TEXT)"
-    )
-    connection.execute("CREATE TABLE meta (key TEXT, value TEXT)")
+    log = TrialLog(folder / "run.sqlite")
     for index, arch in enumerate(archs):
         predicted = latency(arch)
-        values, state, note = {"latency_ms": predicted}, "done", ""
+        values, note = {"latency_ms": predicted}, ""
+        state: State = "done"
         if index in (31, 118):
             state, note = "failed", "RuntimeError: not enough memory: asked for 512 MB"
         elif index == 77:
@@ -241,10 +239,8 @@ def _write_trials(
         else:
             values["error"] = 1 - accuracy(arch, rng.gauss(0, 0.003))
             told.append((arch, values["error"], predicted))
-        row = (index, arch.to_json(), json.dumps(values), 1.0, state, 0.15, note)
-        connection.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    connection.commit()
-    connection.close()
+        log.append(Trial(index, arch, values, 1.0, state, note, 0.15))
+    log.close()
     return told
 
 
@@ -288,4 +284,5 @@ def measurement(arch: Architecture, rng: random.Random) -> dict[str, Any]:
 def _write_baselines(folder: Path, rng: random.Random) -> None:
     for name, index in (("largest", -1), ("middle", 1), ("smallest", 0)):
         arch = Architecture({choice: options[index] for choice, options in choices().items()})
-        _write_network(folder / "baselines" / name, arch, rng, trained="from scratch", steps=600)
+        scratch = {"trained": "from scratch", "steps": STEPS + FINETUNE_STEPS}
+        _write_network(folder / "baselines" / name, arch, rng, **scratch)

@@ -60,6 +60,24 @@ def test_the_gradient_of_a_sandwich_is_the_sum_of_its_four() -> None:
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_labels_have_their_share_of_what_the_others_learn(share: float) -> None:
+    bignas = learner()
+    images, labels = toy_batch(0, 16)
+    with torch.no_grad(), activated(copy.deepcopy(bignas.net).train(), bignas.largest) as net:
+        teacher = net(resized(images, net))
+    largest = gradients(alone(bignas.net, bignas.largest, images, labels, None))
+    distilled = gradients(alone(bignas.net, bignas.smallest, images, labels, teacher))
+    hard = copy.deepcopy(bignas.net).train()
+    with activated(hard, bignas.smallest):
+        torch.autograd.backward([F.cross_entropy(hard(resized(images, hard)), labels)])
+    bignas.label_share = share
+    bignas.backward(images, labels, [bignas.smallest])
+    for name, found in gradients(bignas.net).items():
+        expected = largest[name] + (1 - share) * distilled[name] + share * gradients(hard)[name]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_the_teacher_gives_the_largest_no_gradient() -> None:
     bignas = learner()
     images, labels = toy_batch(0, 16)

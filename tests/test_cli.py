@@ -18,6 +18,7 @@ import sartor
 from sartor import names, recipes
 from sartor.cli import UsageError, arguments, commands, main, parse
 from sartor.deploy.parity import ExportError
+from sartor.run import Run
 from sartor.targets.artefacts import TargetError
 
 A_RUN = json.dumps({"format": 1, "created": "", "arguments": {}, "seed": 0, "stages": {}}).encode()
@@ -223,6 +224,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_a_run_is_told_from_other_folders(tmp_path: Path) -> None:
     assert not commands.is_run(tmp_path)
+    (tmp_path / "run.lock").touch()
+    assert not commands.is_run(tmp_path), "the search was killed before it wrote its record"
+    (tmp_path / "run.lock").unlink()
     (tmp_path / "run.json").write_text("[1]")
     assert not commands.is_run(tmp_path)
     (tmp_path / "run.json").write_text("{")
@@ -231,3 +235,109 @@ def test_a_run_is_told_from_other_folders(tmp_path: Path) -> None:
     assert commands.is_run(tmp_path), "a damaged record is still a run's"
     (tmp_path / "run.json").write_bytes(A_RUN)
     assert commands.is_run(tmp_path)
+
+
+LEFT_BY_A_KILL = [("run.lock",), ("run.json.tmp",), ("run.lock", "run.json.tmp")]
+
+
+@pytest.mark.parametrize("left", LEFT_BY_A_KILL)
+@pytest.mark.parametrize("option", [(), ("--resume",), ("--force",)])
+def test_a_search_that_never_began_is_started_again(
+    left: tuple[str, ...], option: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in left:
+        (tmp_path / name).write_text("1")
+    begun: list[str] = []
+
+    def recipe(data: str, *, out: Path, force: bool, **named: object) -> Run:
+        begun.append(data)
+        return Run.create(out, {}, force=force)
+
+    monkeypatch.setattr(recipes, "search_for_device", recipe)
+    monkeypatch.setattr(commands, "_conclude", lambda folder: None)
+    assert main(["search", "digits", "--out", str(tmp_path), *option]) == 0
+    assert begun == ["digits"]
+    assert commands.is_run(tmp_path)
+
+
+@pytest.mark.parametrize("left", LEFT_BY_A_KILL)
+def test_a_search_that_never_began_is_not_resumed(
+    left: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in left:
+        (tmp_path / name).touch()
+    assert main(["resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "nothing to resume" in error
+    assert "start the search again" in error
+
+
+STARTED = {
+    "data": "digits", "given": False, "target": "onnxruntime", "limits": {"latency_ms": 0.2}, "budget_s": 150.0,
+    "steps": None, "trials": None, "space": "mobilenet", "strategy": "nsga2", "seed": 0, "threads": 1,
+    "trial_timeout_s": None, "image_size": [24, 32],
+}  # fmt: skip
+
+
+@pytest.fixture
+def resumed(a_run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
+    """Search again in the folder of a run that was started with STARTED; tell whether it was continued."""
+
+    def search(*argv: str, **changes: object) -> bool:
+        (a_run / "run.json").write_text(json.dumps({**json.loads(A_RUN), "arguments": {**STARTED, **changes}}))
+        continued: list[Path] = []
+        monkeypatch.setattr(commands, "_continue", lambda folder, budget: continued.append(folder))
+        assert main(["search", *argv, "--out", str(a_run), "--resume"]) == (0 if continued else 2)
+        return bool(continued)
+
+    return search
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--latency 200us --target onnxruntime --seed 0 --image-size 24x32",
+        "--target onnxruntime --latency 0.2ms --budget 150s",
+        "--budget 1h",
+    ],
+)
+def test_the_same_search_continues_its_run(options: str, resumed: Callable[..., bool]) -> None:
+    assert resumed("digits", *options.split())
+
+
+def test_what_is_spelt_otherwise_is_the_same(resumed: Callable[..., bool], tmp_path: Path) -> None:
+    assert resumed("./data/x.npz", data="data/x.npz")
+    assert resumed("digits", "--image-size", "32", image_size=32)
+    assert resumed("digits", "--steps", "5", "--trials", "7", steps=5, trials=7)
+    assert resumed("digits", data="my task", given=True), "the resume says that it needs the task itself"
+    (tmp_path / "run.json").write_text(A_RUN.decode())
+    assert commands.is_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("other.npz", "was started with data digits, and other.npz is asked for now"),
+        ("digits --target torch", "with --target onnxruntime, and torch is"),
+        ("digits --latency 0.3ms", "with --latency 0.2ms, and 0.3ms is"),
+        ("digits --size 2MB --seed 4", "without --size, and 2000000B is"),
+        ("digits --macs 10M", "without --macs, and 10000000 is"),
+        ("digits --seed 3", "with --seed 0, and 3 is"),
+        ("digits --space mobilenet --strategy random_search", "with --strategy nsga2, and random_search is"),
+        ("digits --steps 9 --trials 9", "without --steps, and 9 is"),
+        ("digits --trial-timeout 2min", "without --trial-timeout, and 120s is"),
+        ("digits --image-size 32", "with --image-size 24x32, and 32x32 is"),
+        ("digits --threads 2", "with --threads 1, and 2 is"),
+    ],
+)
+def test_another_search_does_not_continue_a_run(
+    argv: str, told: str, resumed: Callable[..., bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not resumed(*argv.split())
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert told in error
+    assert f"sartor resume {tmp_path}" in error
+    assert "--force" in error

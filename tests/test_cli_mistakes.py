@@ -94,9 +94,11 @@ def before_its_search(tmp: Path) -> None:
         "trials": 1, "space": "mobilenet", "strategy": "random_search", "seed": 0, "threads": 1,
         "trial_timeout_s": None, "image_size": None,
     }  # fmt: skip
-    plan = {"steps": 1, "batch_size": 8, "trials": 1, "verified": 1, "training_threads": 1}
+    plan = {"steps": 1, "finetune_steps": 0, "batch_size": 8, "trials": 1, "verified": 1, "training_threads": 1}
     target = load_target("onnxruntime", threads=1)
-    with Run.create(tmp / "a", {"arguments": arguments, "plan": plan, "space": {}, "task": {}}) as run:
+    device = {"name": target.name, "fingerprint": target.fingerprint()}
+    record = {"arguments": arguments, "plan": plan, "space": {}, "task": {}, "target": device}
+    with Run.create(tmp / "a", record) as run:
         archs = Job(run, load_task("digits", seed=0), target, print).hand_made().values()
         with run.stage("profile"):
             measured = [(arch, measurement(0.1 * i)) for i, arch in enumerate(archs, start=1)]
@@ -115,6 +117,7 @@ def with_foreign_trials(tmp: Path) -> Argv:
 
 RECORD = {"format": 1, "created": "", "arguments": {}, "seed": 0, "stages": {}}
 A_RUN = json.dumps(RECORD).encode()
+ASKED = json.dumps({**RECORD, "arguments": {"data": "digits", "given": False, "seed": 0}}).encode()
 NEWER = json.dumps({**RECORD, "format": 999}).encode()
 NAN_IMAGES = np.full((40, 8, 8), np.nan, np.float32)
 PICKLED = np.array([{"a": 1}] * 40, dtype=object)
@@ -224,6 +227,11 @@ WRONG: dict[str, tuple[Make, str]] = {
     "abbreviated option": (asked("--lat", "5ms"), "--latency"),
     "two data sets": (asked("digits"), "extra argument"),
     "resume nothing": (given("resume", "{tmp}/none"), "no such run folder"),
+    "resume what never began": (with_file("a/run.lock", b"", given("resume", "{tmp}/a")), "nothing to resume"),
+    "resume with other options": (
+        with_file("out/run.json", ASKED, asked("--resume", "--seed", "1")),
+        "was started with --seed 0",
+    ),
     "resume what is no run": (with_folder("a", given("resume", "{tmp}/a")), "no run folder"),
     "resume a broken record": (
         with_file("a/run.json", b'{"format": 1, ', given("resume", "{tmp}/a")),

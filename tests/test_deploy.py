@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,15 @@ def test_a_bundle_stands_alone(write: Write, digits: tuple[Tensor, Tensor], trai
     arguments = ("--torch", tmp_path / "digit.png")
     assert classified(found.folder / "use.py", *arguments, without="onnxruntime") == expected
 
+    float32, int8 = found.folder / "model.onnx", found.folder / "model.int8.onnx"
+    whole = float32.read_bytes()
+    float32.write_bytes(b"not this one")
+    scored = CLASSES[int(onnx_runner(int8)(x.numpy()).argmax())] + "\n"
+    assert classified(found.folder / "use.py", tmp_path / "digit.png", without="torch") == scored
+    float32.write_bytes(whole)
+    int8.unlink()
+    assert classified(found.folder / "use.py", tmp_path / "digit.png", without="torch") == expected
+
 
 def test_inputs_that_are_no_images_are_read_from_arrays(
     write: Write, digits: tuple[Tensor, Tensor], tmp_path: Path
@@ -337,11 +348,67 @@ def test_an_export_that_is_stopped_leaves_nothing(
 
 
 def test_what_a_kill_left_is_cleared(write: Write, quick: None, tmp_path: Path) -> None:
-    leftover = tmp_path / "out" / f".{ARCH.id}.partial"
-    leftover.mkdir(parents=True)
-    (leftover / "model.pt2").write_bytes(b"half")
-    assert is_complete(write().folder)
-    assert os.listdir(tmp_path / "out") == [ARCH.id]
+    leftovers = [tmp_path / "out" / f".{ARCH.id}.partial", tmp_path / "out" / ARCH.id / ".float32-x1"]
+    for _ in ("to be written", "complete"):
+        for leftover in leftovers:
+            leftover.mkdir(parents=True, exist_ok=True)
+            (leftover / "model.onnx").write_bytes(b"half")
+        found = write()
+        assert is_complete(found.folder)
+        assert sorted(found.files) == sorted(found.folder.iterdir())
+        assert os.listdir(tmp_path / "out") == [ARCH.id]
+
+
+def test_what_a_killed_quantisation_left_is_cleared(tmp_path: Path, digits: tuple[Tensor, Tensor]) -> None:
+    export_onnx(SmallNet(), noise(1), tmp_path / "model.onnx")
+    leftover = tmp_path / ".model.int8.onnx.partial"
+    leftover.mkdir()
+    (leftover / "inferred.onnx").write_bytes(b"half")
+    quantize_onnx(tmp_path / "model.onnx", [digits[0][:32]], tmp_path / "model.int8.onnx")
+    assert sorted(os.listdir(tmp_path)) == ["model.int8.onnx", "model.onnx"]
+
+
+class Killed(BaseException):
+    """Nothing is done after it, as after a SIGKILL."""
+
+
+def kill_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the process die at the start of its call number `call` that replaces, moves or removes a file."""
+    calls: list[str] = []
+
+    def counted(do: Callable[..., None], *args: Any, **named: Any) -> None:
+        calls.append(do.__name__)
+        if len(calls) >= call:
+            raise Killed
+        do(*args, **named)
+
+    for name in ("replace", "rename", "unlink"):
+        monkeypatch.setattr(os, name, partial(counted, getattr(os, name)))
+    return calls
+
+
+def test_a_kill_while_a_bundle_is_replaced_never_loses_the_weights(
+    write: Write, monkeypatch: pytest.MonkeyPatch, quick: None, trained: nn.Module
+) -> None:
+    monkeypatch.setattr(bundle, "export_onnx", lambda net, example, path: path.write_bytes(b"quick"))
+    other = SmallNet(width=40, seed=3)
+    either = {bundle.state_bytes(trained), bundle.state_bytes(other)}
+    incomplete = 0
+    for call in range(1, 100):
+        weights = write(net=trained).folder / "weights.safetensors"
+        with monkeypatch.context() as patch:
+            calls = kill_at(call, patch)
+            with contextlib.suppress(Killed):
+                write(net=other)
+        assert weights.read_bytes() in either
+        incomplete += not is_complete(weights.parent)
+        assert write(net=other).folder == weights.parent
+        assert is_complete(weights.parent)
+        assert weights.read_bytes() == bundle.state_bytes(other)
+        assert os.listdir(weights.parent.parent) == [ARCH.id]
+        if len(calls) < call:
+            break
+    assert incomplete == len(bundle.FILES), "the marker goes first, and comes last"
 
 
 def test_a_full_disk_is_said_and_costs_nothing_that_was_there(

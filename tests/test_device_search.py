@@ -15,15 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sartor import recipes
+from sartor.architecture import Architecture
+from sartor.objective import Objective
 from sartor.protocols import Measurement
+from sartor.recipes.device_search import _best_layers
 from sartor.recipes.job import Job
 from sartor.recipes.planning import plan
 from sartor.recipes.profiling import LimitError, spread_samples
 from sartor.run import Run
 from sartor.targets import load_target
 from sartor.task import Task, load_task
+from sartor.trial import Trial
+from sartor.workload import macs
 
 HERE = Path(__file__).parent
 SPACE, TARGET = f"{HERE / 'own_parts.py'}:TinyNetwork", f"{HERE / 'own_parts.py'}:CountingTarget"
@@ -135,13 +142,19 @@ def test_a_run_does_not_go_on_with_other_data(finished: Path, tmp_path: Path) ->
         recipes.resume(tmp_path / "run")
 
 
+def test_a_run_does_not_go_on_with_another_device(finished: Path, tmp_path: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    (tmp_path / "run").mkdir()
+    record["target"]["fingerprint"]["processor"] = "abacus"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"another target \(processor was abacus, is counting\)"):
+        recipes.resume(tmp_path / "run")
+
+
 def test_a_budget_becomes_counts(tmp_path: Path) -> None:
-    arguments = {"data": "digits", "space": SPACE, "limits": {}, "seed": 0, "threads": 1}
-    with Run.create(tmp_path / "run", {"arguments": arguments}) as run:
-        threads = torch.get_num_threads()
-        job = Job(run, load_task("digits"), load_target(TARGET), lambda line: None)
-        short, long = (plan(job, budget_s=s, spent_s=0.0, steps=None, trials=None) for s in (120.0, 1200.0))
-        torch.set_num_threads(threads)
+    job, threads = prepared(tmp_path / "run"), torch.get_num_threads()
+    short, long = (plan(job, budget_s=s, spent_s=0.0, steps=None, trials=None) for s in (120.0, 1200.0))
+    torch.set_num_threads(threads)
     assert long["steps"] > 3 * short["steps"] >= 90
     assert json.loads(json.dumps(short)) == short
 
@@ -159,39 +172,117 @@ def test_samples_spread_from_the_smallest_to_the_largest() -> None:
     assert min(widths.count(option) for option in space.choices["stages.2.width"]) >= 4
 
 
-def survive(out: Path, kills: int, rng: random.Random) -> list[int]:
-    """Start the search, SIGKILL it at random instants, resume, until it ends; the trials told at each kill."""
-    seen: list[int] = []
-    seconds = 25.0
-    while True:
-        started = (out / "run.json").is_file()
-        command = ["resume", str(out)] if started else [
-            "search", "digits", "--target", TARGET, "--space", SPACE, "--steps", "12", "--trials", "8", "--latency",
-            "20us", "--out", str(out)]  # fmt: skip
-        process = subprocess.Popen([sys.executable, "-m", "sartor", *command], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True)  # fmt: skip
-        try:
-            _, complaint = process.communicate(timeout=rng.uniform(0.5, seconds) if len(seen) < kills else None)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            seen.append(len(told(out)) if (out / "run.sqlite").is_file() else 0)
-            continue
-        assert process.returncode == 0, complaint
-        if len(seen) >= kills:
-            return seen
-        seconds *= 0.7  # it ended before the kill: aim earlier, at a fresh run
-        for file in sorted(out.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
-        seen.append(0)
+COMMAND = ["search", "digits", "--target", TARGET, "--space", SPACE, "--steps", "12", "--trials", "8",
+           "--latency", "20us", "--out"]  # fmt: skip
+
+
+def attempt(out: Path, kill_after: float | None) -> bool:
+    """Start or resume the search in a process of its own; SIGKILL it after so many seconds. Say whether it ended."""
+    command = ["resume", str(out)] if (out / "run.json").is_file() else [*COMMAND, str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sartor", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, complaint = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return False
+    assert process.returncode == 0, complaint
+    return True
+
+
+def check_equal(run: Path, finished: Path) -> None:
+    """A run that was killed and resumed ended as one that was not."""
+    assert told(run) == told(finished)
+    fronts = [sorted(folder.name for folder in (one / "pareto").iterdir()) for one in (run, finished)]
+    assert fronts[0] == fronts[1]
+    for name in fronts[0]:
+        weights = [(one / "pareto" / name / "weights.safetensors").read_bytes() for one in (run, finished)]
+        assert weights[0] == weights[1]
+    left = [str(path) for path in run.rglob("*") if ".partial" in path.name or path.name in (".plan", ".samples")]
+    assert not left
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_instants_it_resumes_and_loses_nothing(finished: Path, tmp_path: Path, kills: int) -> None:
-    seen = survive(tmp_path / "run", kills, random.Random(kills))
-    assert len(seen) >= kills
-    assert told(tmp_path / "run") == told(finished)
-    names = [{folder.name for folder in (run / "pareto").iterdir()} for run in (tmp_path / "run", finished)]
-    assert names[0] == names[1]
-    left = [path.name for path in (tmp_path / "run").rglob(".*partial*")]
-    assert not left
+    rng, seconds, killed, number = random.Random(kills), 30.0, 0, 0
+    while killed < kills:
+        out = tmp_path / f"run-{number}"
+        before: list[tuple[Any, ...]] = []
+        while not attempt(out, rng.uniform(0.3, 1.0) * seconds if killed < kills else None):
+            killed += 1
+            now = told(out) if (out / "run.sqlite").is_file() else []
+            assert now[: len(before)] == before  # nothing told is lost
+            before, seconds = now, 0.8 * seconds if killed % 2 else seconds
+        check_equal(out, finished)
+        number, seconds = number + 1, max(3.0, 0.5 * seconds)  # it ended: aim earlier in the next one
+
+
+@pytest.mark.parametrize("at", ["checkpoint/step-12.json", "run.sqlite", "candidates", "pareto", "best"])
+@pytest.mark.slow
+def test_killed_as_a_stage_leaves_its_first_file(finished: Path, tmp_path: Path, at: str) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-m", "sartor", *COMMAND, str(out)], stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (out / at).exists():
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert attempt(out, None)
+    check_equal(out, finished)
+
+
+def test_a_trial_may_have_a_time_limit_with_a_space_of_ones_own(finished: Path, tmp_path: Path) -> None:
+    limited = recipes.search_for_device(
+        "digits", out=tmp_path / "run", limits={"latency_ms": 0.02}, trial_timeout_s=60.0, **SMALL
+    )
+    limited.close()
+    assert told(limited.path) == told(finished)
+
+
+def test_refused_networks_are_left_out_and_the_rest_goes_on(tmp_path: Path) -> None:
+    messages: list[str] = []
+    arguments = {**SMALL, "target": f"{HERE / 'own_parts.py'}:PickyTarget"}
+    with recipes.search_for_device("digits", out=tmp_path / "run", on_progress=messages.append, **arguments) as run:
+        fronts = [json.loads((f / "architecture.json").read_text()) for f in (run.path / "pareto").iterdir()]
+    assert fronts and all(arch["width"] != 12 for arch in fronts)
+    assert any("refuses" in message for message in messages)
+
+
+def test_a_limit_that_only_the_smallest_meets_is_met(tmp_path: Path) -> None:
+    job = prepared(tmp_path / "probe")
+    smallest = macs(job.workload(job.space.smallest())) * 1e-6
+    with recipes.search_for_device(
+        "digits", out=tmp_path / "run", limits={"latency_ms": 1.001 * smallest}, **SMALL
+    ) as run:
+        assert [folder.name for folder in (run.path / "pareto").iterdir()] == [job.space.smallest().id]
+
+
+def test_without_a_limit_the_fastest_within_one_standard_error_is_recommended(tmp_path: Path) -> None:
+    with recipes.search_for_device("digits", out=tmp_path / "run", **SMALL) as run:
+        front = sorted(map(entry, (run.path / "pareto").iterdir()), key=lambda e: e["measurement"]["latency_ms"])
+        highest = max(e["accuracy"]["validation"] for e in front)
+        error = (highest * (1 - highest) / len(load_task("digits").validation)) ** 0.5
+        first = next(e for e in front if e["accuracy"]["validation"] >= highest - error)
+        assert entry(run.path / "best")["measurement"] == first["measurement"]
+        assert "one standard error" in (run.path / "best" / "why.txt").read_text()
+
+
+def prepared(out: Path) -> Job:
+    """A job without limits whose run was only begun."""
+    arguments = {"data": "digits", "space": SPACE, "limits": {}, "seed": 0, "threads": 1}
+    return Job(Run.create(out, {"arguments": arguments}), load_task("digits"), load_target(TARGET), lambda line: None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30), st.integers(1, 12))
+def test_candidates_fill_up_with_the_next_layers_and_keep_both_ends(points: list[tuple[int, int]], count: int) -> None:
+    goals = [Objective("error", len), Objective("latency_ms", len)]
+    trials = [
+        Trial(i, Architecture({"n": i}), {"error": float(e), "latency_ms": float(ms)}, state="done")
+        for i, (e, ms) in enumerate(points)
+    ]
+    chosen = _best_layers(trials, goals, count)
+    assert len(chosen) == min(count, len(trials)) == len({trial.number for trial in chosen})
+    if count >= 2:
+        assert min(e for e, _ in points) == min(trial.values["error"] for trial in chosen)
+        assert min(ms for _, ms in points) == min(trial.values["latency_ms"] for trial in chosen)

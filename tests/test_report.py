@@ -148,7 +148,7 @@ def test_the_same_folder_gives_the_same_files(finished: Path, tmp_path: Path) ->
 
 
 STOPPED = (
-    "latency is not modelled yet (0 of 60 networks measured)",
+    "latency is not modelled yet (0 networks measured)",
     "training has logged 0 of 1,200 steps",
     "the search has told 0 of 240 trials",
     "no measured baseline yet: largest, middle, smallest",
@@ -350,7 +350,9 @@ def test_reading_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     write_report(folder)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert {path.name for path in after.keys() - before.keys()} == {"report.html", "report.json", "front.png"}
+    new = {path.name for path in after.keys() - before.keys()}
+    new -= {"run.sqlite-shm", "run.sqlite-wal"}  # SQLite's own, of any reader
+    assert new == {"report.html", "report.json", "front.png"}
     assert all(after[path] == content for path, content in before.items())
 
 
@@ -364,6 +366,24 @@ def test_effects_on_latency_follow_the_made_up_device(finished: Path) -> None:
                 for part in (option["accuracy"], option["latency_ms"])]  # fmt: skip
     assert source.count('vague"') == distinct.count(False) > 0 and distinct.count(True) > 0
     assert effects["choices"][0]["choice"] == "resolution" and effects["explained"]["latency_ms"] > 0.8
+
+
+def test_how_each_network_was_trained_is_said(tmp_path: Path, finished: Path) -> None:
+    numbers = numbers_of(finished)
+    shared, scratch = "shared weights 1,200 steps + 240 of its own", "from scratch, 1,440 steps"
+    assert {row["training"] for row in [*numbers["front"], *numbers["beside_the_front"]]} == {shared}
+    assert {row["training"] for row in numbers["baselines"]} == {scratch}
+    assert numbers["recommended"]["training"] == shared
+    verified = len(numbers["front"]) + len(numbers["beside_the_front"])
+    said = f"{verified} networks ({shared}); largest, middle, smallest ({scratch})."
+    assert said in page_of(finished).text
+    folder = write_run(tmp_path / "run")
+    for path in folder.rglob("measurement.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({key: record[key] for key in record if "steps" not in key and key != "trained"}))
+    write_report(folder)
+    assert {row["training"] for row in numbers_of(folder)["baselines"]} == {""}
+    assert "How the networks were trained" not in page_of(folder).text
 
 
 def test_many_noisy_measurements_are_one_note(tmp_path: Path) -> None:

@@ -266,11 +266,23 @@ def test_a_stateful_strategy_that_fails_at_a_tell_loses_no_trial() -> None:
         search(SPACE, Counting(), one(total), trials=20, log=log)
 
 
-def test_a_damaged_snapshot_is_said() -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"damage", lambda whole: whole[:-3], lambda whole: whole[:8], lambda _: b""]
+)
+def test_a_damaged_snapshot_is_said(damage: Callable[[bytes], bytes]) -> None:
     log = search(SPACE, Counting(), one(total), trials=3)
-    log.snapshot = b"damage"
+    assert log.snapshot is not None
+    log.snapshot = damage(log.snapshot)
     with pytest.raises(ResumeError, match="the state of the strategy in the log cannot be read"):
         search(SPACE, Counting(), one(total), trials=5, log=log)
+
+
+def test_a_state_that_cannot_be_kept_is_said_and_loses_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counting, "state_dict", lambda self: {"random": random.Random(0)})
+    log = TrialLog()
+    with pytest.raises(StrategyError, match=r"state of Counting cannot be kept: a Random at 'state.random'"):
+        search(SPACE, Counting(), one(total), trials=3, log=log)
+    assert len(log) == 1
 
 
 def test_a_log_of_several_workers_resumes_with_the_numbers_that_were_in_flight(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import io
+import json
 import math
 import pickle
 import random
@@ -173,7 +173,12 @@ class _Run:
             except StrategyError:
                 self.log.append(trial)
                 raise
-            self.log.append(trial, _packed(len(self.log) + 1, self.stateful))
+            try:
+                snapshot = _packed(len(self.log) + 1, self.stateful)
+            except TypeError as error:
+                self.log.append(trial)
+                raise StrategyError(_line(f"the state of {self._name} cannot be kept: {error}")) from error
+            self.log.append(trial, snapshot)
         self.known.setdefault(trial.arch, trial)
         if self.progress is not None:
             self.progress(trial)
@@ -329,23 +334,30 @@ def _line(text: str) -> str:
 
 
 def _packed(told: int, strategy: Stateful) -> bytes:
-    import torch
+    """Return the strategy's state as JSON, preceded by its length in 8 bytes, and then safetensors."""
+    import safetensors.torch
 
-    buffer = io.BytesIO()
-    torch.save({"told": told, "state": strategy.state_dict()}, buffer)
-    return buffer.getvalue()
+    from sartor.checkpoint import flatten
+
+    tensors, tree = flatten({"told": told, "state": strategy.state_dict()})
+    text = json.dumps(tree, allow_nan=False).encode()
+    return len(text).to_bytes(8, "little") + text + safetensors.torch.save(tensors)
 
 
 def _unpacked(snapshot: bytes, strategy: Stateful) -> int:
     """Restore the strategy and return how many trials it was told; only tensors and plain values are read."""
-    import torch
+    import safetensors.torch
+
+    from sartor.checkpoint import unflatten
 
     try:
-        read = torch.load(io.BytesIO(snapshot), weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        end = 8 + int.from_bytes(snapshot[:8], "little")
+        read = unflatten(safetensors.torch.load(snapshot[end:]), json.loads(snapshot[8:end]))
+        told, state = int(read["told"]), read["state"]
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ResumeError(_line(f"the state of the strategy in the log cannot be read: {error}")) from None
-    strategy.load_state_dict(read["state"])
-    return int(read["told"])
+    strategy.load_state_dict(state)
+    return told
 
 
 def _check(

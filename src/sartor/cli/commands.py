@@ -16,6 +16,7 @@ import typer
 import sartor
 from sartor import names
 from sartor.cli import arguments as given
+from sartor.cli.asked import check_same
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +52,7 @@ def sartor_itself(
 
 @app.command()
 def search(
+    context: typer.Context,
     data: given.Data,
     out: given.Out,
     target: given.Target = "onnxruntime",
@@ -85,6 +87,7 @@ def search(
     names.check("spaces", space)
     names.check("strategies", strategy)
     if _may_write(out, resume=resume, force=force):
+        check_same(out, context)
         _continue(out, None)
         return
 
@@ -177,9 +180,17 @@ def is_run(folder: Path) -> bool:
     """Say whether a folder was written by a search; a damaged record still counts beside the run's lock."""
     try:
         record = json.loads((folder / "run.json").read_bytes())
+    except FileNotFoundError:
+        return False
     except (OSError, ValueError):
         return (folder / "run.lock").is_file()
     return isinstance(record, dict) and isinstance(record.get("format"), int)
+
+
+def _never_began(folder: Path) -> bool:
+    """Say whether a folder holds no more than a search leaves that was killed before it wrote its record."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return bool(found) and found <= {"run.lock", "run.json.tmp"}
 
 
 def _may_write(out: Path, *, resume: bool, force: bool) -> bool:
@@ -188,7 +199,7 @@ def _may_write(out: Path, *, resume: bool, force: bool) -> bool:
     Raises:
         OSError: it is a file, cannot be written, or holds something that may not be replaced.
     """
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()) and not _never_began(out):
         if not is_run(out):
             raise FileExistsError(f"{out} holds files that no search wrote; name another folder with --out")
         if not (resume or force):
@@ -221,6 +232,8 @@ def _try_to_write(out: Path) -> None:
 def _continue(folder: Path, budget_s: float | None) -> None:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such run folder")
+    if _never_began(folder):
+        raise ValueError(f"{folder} has nothing to resume: its search was killed as it began; start the search again")
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder} is no run folder (a search writes run.json into it)")
 

@@ -21,6 +21,7 @@ from sartor.deploy.onnx import export_onnx, onnx_runner
 from sartor.deploy.parity import ExportError, Parity, compare, outputs, require
 from sartor.deploy.program import export_pt2, pt2_runner
 from sartor.deploy.quantize import quantize_onnx
+from sartor.deploy.scratch import scratch_beside, scratch_path
 
 __all__ = ["Bundle", "is_complete", "state_bytes", "write_bundle"]
 
@@ -28,6 +29,8 @@ FILES = (
     "architecture.json", "weights.safetensors", "model.pt2", "model.onnx", "preprocessing.json", "use.py",
 )  # fmt: skip
 INT8 = "model.int8.onnx"
+MARKER = "preprocessing.json"  # the first to go and the last to come where a bundle is replaced
+LEFT = ".float32-*"  # what a target was making an int8 model from when it was killed
 
 _USE = '''"""Classify {what} with ONNX Runtime, or PyTorch alone: python use.py [--torch] {file}"""
 
@@ -45,9 +48,11 @@ if "--torch" in sys.argv:
     scores = torch.export.load(here / "model.pt2").module()(torch.from_numpy(x)).detach().numpy()
 else:
     import onnxruntime
-    scores = onnxruntime.InferenceSession(here / "model.onnx").run(None, {{"input": x}})[0]
+    scores = onnxruntime.InferenceSession({model}).run(None, {{"input": x}})[0]
 print(p["classes"][scores[0].argmax()])
 '''
+_MODEL = 'here / "model.onnx"'
+_INT8_MODEL = f'next(here.glob("{INT8}"), {_MODEL})'  # the file that was measured
 _IMAGE = {
     "what": "an image",
     "file": "IMAGE",
@@ -97,8 +102,9 @@ def write_bundle(
     """Write `net` with all that its use takes into `folder`, wholly or not at all.
 
     The files are made in a hidden folder beside it, compared with torch on real inputs `samples` (N, C, H, W)
-    and moved at the end. A complete bundle with the same weights is kept and compared again; other files in
-    `folder` are left alone. The size in `preprocessing` (mode, channels, height, width, mean, std, scale)
+    and moved at the end; `weights.safetensors`, if there is one, can be read at every instant. A complete bundle
+    with the same weights is kept and compared again. Other files in `folder` are left alone, but for temporary
+    ones of a killed export. The size in `preprocessing` (mode, channels, height, width, mean, std, scale)
     follows `example`, for the resolution may have been searched; `record` (of the task) is kept with it;
     `calibration` is batches of training data.
 
@@ -108,6 +114,7 @@ def write_bundle(
         OSError: the disk is full or not writable; `folder` is as it was.
     """
     _check(folder, arch, samples, classes)
+    _sweep(folder)
     reference, weights = outputs(net, samples), state_bytes(net)
     if reference.shape != (len(samples), len(classes)):
         raise ValueError(f"outputs of shape {reference.shape} do not fit {len(classes)} class names")
@@ -118,7 +125,7 @@ def write_bundle(
     told = {**preprocessing, "height": height, "width": width, "classes": [*classes]}
     with _beside(folder) as partial:
         write_bytes(partial / "weights.safetensors", weights)
-        _describe(partial, arch, {**told, "task": {**record}} if record else told)
+        _describe(partial, arch, {**told, "task": {**record}} if record else told, int8)
         export_pt2(net, example, partial / "model.pt2")
         export_onnx(net, example, partial / "model.onnx")
         if int8:
@@ -130,24 +137,26 @@ def write_bundle(
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """Give an empty hidden folder beside `folder`, gone afterwards; OSErrors name the bundle."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    """Give the scratch folder of a bundle; OSErrors name the bundle."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
-        partial.mkdir()
-        yield partial
+        with scratch_beside(folder) as partial:
+            yield partial
     except OSError as error:
         raise OSError(error.errno, f"cannot write the bundle {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _describe(folder: Path, arch: Architecture, preprocessing: Mapping[str, Any]) -> None:
+def _sweep(folder: Path) -> None:
+    """Remove what a kill left in `folder` and beside it, so that it never ships."""
+    for left in (*folder.glob(LEFT), scratch_path(folder)):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _describe(folder: Path, arch: Architecture, preprocessing: Mapping[str, Any], int8: bool) -> None:
     """Write what is no network; the script reads image files, or arrays where the input is no image."""
     write_bytes(folder / "architecture.json", (arch.to_json() + "\n").encode())
-    write_json(folder / "preprocessing.json", preprocessing)
-    script = _USE.format(**(_ARRAY if preprocessing["mode"] == "tensor" else _IMAGE))
+    write_json(folder / MARKER, preprocessing)
+    parts = _ARRAY if preprocessing["mode"] == "tensor" else _IMAGE
+    script = _USE.format(**parts, model=_INT8_MODEL if int8 else _MODEL)
     write_bytes(folder / "use.py", script.encode())
 
 
@@ -192,12 +201,12 @@ def _parity(folder: Path, int8: bool, reference: Any, samples: Tensor) -> dict[s
 def _move(partial: Path, folder: Path, int8: bool) -> None:
     """Put the finished files in their place: the folder at once, or file by file into one that is there.
 
-    Then the weights go first and come last, so that the folder is incomplete meanwhile.
+    Then the marker goes first and comes last, so that the folder is incomplete meanwhile. The weights are there
+    throughout, old or new: a run that is resumed makes the bundle again from them.
     """
     if not folder.exists():
         os.rename(partial, folder)
         return
-    last = "weights.safetensors"
-    (folder / last).unlink(missing_ok=True)
-    for name in sorted(_names(int8), key=last.__eq__):
+    (folder / MARKER).unlink(missing_ok=True)
+    for name in sorted(_names(int8), key=MARKER.__eq__):
         os.replace(partial / name, folder / name)

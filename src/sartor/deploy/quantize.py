@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from sartor.atomic import write_bytes
 from sartor.deploy.parity import ExportError, single_line
+from sartor.deploy.scratch import scratch_beside
 
 __all__ = ["quantize_onnx"]
 
@@ -49,8 +49,8 @@ def quantize_onnx(source: Path, calibration: Sequence[Tensor], path: Path) -> No
     batches = [np.ascontiguousarray(batch.detach().float().numpy()) for batch in calibration if len(batch)]
     if not batches:
         raise ValueError("int8 needs calibration samples, and there are none: give batches of training data")
-    with tempfile.TemporaryDirectory(prefix=".int8-", dir=path.parent) as folder, _silent():
-        inferred, quantised = Path(folder) / "inferred.onnx", Path(folder) / "int8.onnx"
+    with scratch_beside(path) as folder, _silent():
+        inferred, quantised = folder / "inferred.onnx", folder / "int8.onnx"
         try:
             graph = onnx.load(source).graph
             unfolded = any(node.op_type == "BatchNormalization" for node in graph.node)

@@ -10,6 +10,7 @@ what the largest predicts (the sandwich rule with in-place distillation); only t
 Differs from the paper:
 - Decay and constant ending follow the length of the training, not a number of epochs; see `Recipe`.
 - The learning rate scales with the root of the batch size; see `Recipe`.
+- The loss of the others may have a part of the labels (`label_share`, 0 by default).
 - Coarse-to-fine selection belongs to the search, not to this file.
 The rest of the paper's recipe is the network's: residual blocks start as the identity (the scale of their
 last norm is 0) and every block has a skip. Batch-norm statistics kept in the supernet are a mixture over
@@ -44,6 +45,8 @@ class BigNAS:
         steps: length of the training, which the learning rate follows.
         batch_size: samples per step, which the learning rate is scaled with.
         n_random: random sub-networks per step beside the largest and the smallest.
+        label_share: part of the loss of the others that is of the labels; the paper's 0 is distillation alone. In a
+            training too short for the largest to become a good teacher, 0.5 serves the others much better.
         recipe: optimiser, learning rate and regularisation.
         seed: decides the random sub-networks; each step draws from its own seed, so that the workers of a
             distributed training and a resumed run draw the same.
@@ -58,12 +61,13 @@ class BigNAS:
         steps: int,
         batch_size: int,
         n_random: int = 2,
+        label_share: float = 0.0,
         recipe: Recipe = Recipe(),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> None:
         self.net, self.space, self.loss = channels_last(net), space, loss
         self.steps, self.batch_size, self.n_random = steps, batch_size, n_random
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed, self.label_share = recipe, seed, label_share
         self.done = 0
         self.largest, self.smallest = space.largest(), space.smallest()
         self.parameters = list(net.parameters())
@@ -103,11 +107,16 @@ class BigNAS:
         total = teacher.new_zeros(())
         for arch in others:
             with activated(self.net, arch):
-                student = self.net(resized(images, self.net)).log_softmax(1)
-                divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
-                divergence.backward()  # type: ignore[no-untyped-call]
+                logits = self.net(resized(images, self.net))
+                divergence = F.kl_div(logits.log_softmax(1), teacher, reduction="batchmean", log_target=True)
+                self._mixed(divergence, logits, labels).backward()  # type: ignore[no-untyped-call]
             total += divergence.detach()
         return float(loss.detach()), float(total) / max(len(others), 1)
+
+    def _mixed(self, divergence: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        if not self.label_share:
+            return divergence
+        return (1.0 - self.label_share) * divergence + self.label_share * self.loss(logits, labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the optimiser's state and the number of steps done."""

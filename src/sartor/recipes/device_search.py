@@ -13,40 +13,45 @@ The stages, each of which leaves files behind and is skipped when the run is res
 
 from __future__ import annotations
 
+import inspect
+import pickle
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import sartor
 from sartor import names
 from sartor.architecture import Architecture
-from sartor.evaluation import SharedWeightError, specialised
-from sartor.objective import Objective, costs
-from sartor.protocols import Predictor
+from sartor.deploy.parity import ExportError
+from sartor.objective import Objective, costs, violation
+from sartor.pareto import non_dominated_sort
+from sartor.protocols import Strategy, Target
 from sartor.recipes.job import LIMITS, Job, Say
 from sartor.recipes.planning import more_trials, plan
-from sartor.recipes.profiling import counts, latency_predictor, profile
-from sartor.recipes.training import evaluation_batches, scratch_network, train, tuned
+from sartor.recipes.profiling import counts, latency, profile, samples_within
+from sartor.recipes.training import PortableError, finetuned, scratch_network, train
 from sartor.recipes.verification import (
     Member,
     complete_member,
     measure_members,
     read_member,
     recommend,
-    settle,
+    select_front,
     write_member,
 )
 from sartor.report import write_report
 from sartor.run import Run
 from sartor.search import search
 from sartor.targets import load_target
+from sartor.targets.artefacts import TargetError
 from sartor.task import Task, load_task
 from sartor.trial import Trial, TrialLog
 
@@ -123,6 +128,8 @@ def search_for_device(
         },
         "target": {"name": device.name, "fingerprint": device.fingerprint()},
     }
+    if trial_timeout_s is not None:
+        _check_portable(task)
     run = Run.create(out, record, force=force)
     return _finish(Job(run, task, device, on_progress or _silent), started)
 
@@ -147,11 +154,13 @@ def resume(
         if arguments["given"] and data is None:
             raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
         task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
-        _check_same(run, task)
         target = load_target(arguments["target"], threads=arguments["threads"])
+        _check_same(run, task, target)
         job = Job(run, task, target, on_progress or _silent)
         if budget_s is not None and "plan" in run.record:
             _extend(job, budget_s)
+        elif budget_s is not None and arguments["budget_s"] is not None:
+            run.update({"arguments": {**arguments, "budget_s": arguments["budget_s"] + budget_s}})
     except BaseException:
         run.close()
         raise
@@ -170,15 +179,8 @@ def _finish(job: Job, started: float) -> Run:
             with job.run.stage("profile"):
                 profile(job)
         if "plan" not in job.run.record:
-            asked = job.arguments
-            counts = plan(
-                job,
-                budget_s=asked["budget_s"],
-                spent_s=time.monotonic() - started,
-                steps=asked["steps"],
-                trials=asked["trials"],
-            )
-            job.run.update({"plan": counts})
+            asked = {name: job.arguments[name] for name in ("budget_s", "steps", "trials")}
+            job.run.update({"plan": plan(job, spent_s=time.monotonic() - started, **asked)})
         _work(job)
     except BaseException:
         job.run.close()
@@ -190,107 +192,139 @@ def _finish(job: Job, started: float) -> Run:
 
 def _work(job: Job) -> None:
     """Stages 3 to 7; training and search continue where they stopped, and cost nothing when they are finished."""
-    if "report" in job.run.stages:
-        return
     job.use_threads()
-    job.say(f"training shared weights: {job.plan['steps']} steps")
-    with job.run.stage("train"):
-        supernet = train(job).eval()
-    job.say(f"searching: {job.plan['trials']} trials")
-    with job.run.stage("search"):
-        candidates = _search(job, supernet)
-    job.say("training the baselines from scratch")
-    with job.run.stage("baselines"):
-        baselines = _baselines(job)
-    job.say(f"verifying {len(candidates)} networks on {job.target.name}")
-    with job.run.stage("verify"):
-        best = _verify(job, supernet, candidates, baselines)
-    with job.run.stage("report"):
-        page = write_report(job.path)
-    job.say(f"best: {best.name if best else 'no network met the limits when measured'}; report: {page}")
+    if "verify" not in job.run.stages:
+        job.say(f"training shared weights: {job.plan['steps']} steps")
+        with job.run.stage("train"):
+            supernet = train(job).eval()
+        job.say(f"searching: {job.plan['trials']} trials")
+        with job.run.stage("search"):
+            candidates = _search(job, supernet)
+        job.say("training the baselines from scratch")
+        with job.run.stage("baselines"):
+            baselines = _baselines(job)
+        job.say(f"verifying {len(candidates)} networks on {job.target.name}")
+        with job.run.stage("verify"):
+            _verify(job, supernet, candidates, baselines)
+    if "report" not in job.run.stages:
+        with job.run.stage("report"):
+            page = write_report(job.path)
+        found = (job.path / "best").is_dir()
+        job.say(f"{'finished' if found else 'no network met the limits when measured'}; report: {page}")
 
 
 def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:
     """Validation error and predicted latency, and the further limits; all but the error are cheap."""
-    latency, counted = latency_predictor(job), counts(job)
+    counted = {name: count for name, count in counts(job).items() if name in job.limits}
     return [
         Objective("error", measure_error),
-        Objective("latency_ms", partial(_predicted, latency), cheap=True, at_most=job.limits.get("latency_ms")),
-        *(
-            Objective(name, count, cheap=True, at_most=job.limits[name])
-            for name, count in counted.items()
-            if name in job.limits
-        ),
+        Objective("latency_ms", latency(job), cheap=True, at_most=job.limits.get("latency_ms")),
+        *(Objective(name, count, cheap=True, at_most=job.limits[name]) for name, count in counted.items()),
     ]
 
 
-def _predicted(predictor: Predictor, arch: Architecture) -> float:
-    return float(predictor.predict([arch])[0][0])
-
-
 def _search(job: Job, supernet: nn.Module) -> dict[Architecture, float]:
-    """Run the trials; the candidates to verify, from fast to slow, with their predicted milliseconds."""
-    error = SharedWeightError(supernet, job.task.metric, evaluation_batches(job), job.calibration)
-    goals = objectives(job, error)
-    strategy = names.load("strategies", job.arguments["strategy"])(job.space, goals)
+    """Run the trials; the candidates to verify, from fast to slow, with their predicted milliseconds.
+
+    Where every trial was infeasible, as under a limit that only the very smallest meet, the candidates are those of
+    the measured sample that keep the limits: there is at least one, or the profile would have said so.
+    """
+    goals = objectives(job, PortableError(job, supernet))
     with TrialLog(job.path / "run.sqlite") as log:
         search(
             job.space,
-            strategy,
+            _strategy(job, goals),
             goals,
             trials=job.plan["trials"],
             seed=job.seed,
             log=log,
             time_limit_s=job.arguments["trial_timeout_s"],
         )
-        front = {trial.arch: trial for trial in log.pareto(goals[:2])}
-    ordered = sorted(front.values(), key=lambda trial: costs(trial, goals[:2])[1])
-    if not ordered:
-        raise ValueError("every candidate failed or was infeasible; see the notes in run.sqlite, or loosen the limits")
-    return {trial.arch: trial.values["latency_ms"] for trial in _evenly(ordered, job.plan["verified"])}
+        feasible = {trial.arch: trial for trial in log if trial.state == "done" and not violation(trial, goals)}
+    if not feasible:
+        job.say("no trial kept the limits; verifying those of the measured sample that do")
+        return {arch: goals[1].measure(arch) for arch in samples_within(job)[: job.plan["verified"]]}
+    chosen = _best_layers(list(feasible.values()), goals[:2], job.plan["verified"])
+    return {trial.arch: trial.values["latency_ms"] for trial in chosen}
 
 
-def _evenly(trials: list[Trial], count: int) -> list[Trial]:
-    """At most `count` of the sorted trials, both ends included."""
-    if len(trials) <= count:
-        return trials
-    return [trials[round(i * (len(trials) - 1) / (count - 1))] for i in range(count)]
+def _strategy(job: Job, goals: list[Objective]) -> Strategy:
+    """The strategy; a population, where it has one, leaves room for generations among the planned trials."""
+    kind = names.load("strategies", job.arguments["strategy"])
+    options = {}
+    if "population" in inspect.signature(kind).parameters:
+        options["population"] = max(25, min(100, job.plan["trials"] // 5))
+    strategy: Strategy = kind(job.space, goals, **options)
+    return strategy
+
+
+def _best_layers(trials: list[Trial], goals: Sequence[Objective], count: int) -> list[Trial]:
+    """`count` trials, from fast to slow: the front, and while there is room the front of what remains.
+
+    Shared weights and predicted latency rank roughly, so networks just behind the front deserve to be measured. Of a
+    layer that does not fit whole, trials are taken evenly along it, both ends included.
+    """
+    points = np.array([costs(trial, goals) for trial in trials])
+    chosen: list[Trial] = []
+    for layer in non_dominated_sort(points):
+        ordered = sorted((trials[i] for i in layer), key=lambda trial: costs(trial, goals)[::-1])
+        room = count - len(chosen)
+        if len(ordered) > room:
+            ordered = [ordered[round(i * (len(ordered) - 1) / max(1, room - 1))] for i in range(room)]
+        chosen += ordered
+        if len(chosen) == count:
+            break
+    return sorted(chosen, key=lambda trial: costs(trial, goals)[::-1])
 
 
 def _baselines(job: Job) -> list[Member]:
-    trained = {"trained": "from scratch", "steps": job.plan["steps"]}
+    trained = {"trained": "from scratch", "steps": job.plan["steps"] + job.plan["finetune_steps"]}
     return [
-        write_member(job, job.path / "baselines" / name, arch, partial(scratch_network, job, name, arch), trained)
+        member
         for name, arch in job.hand_made().items()
+        if (
+            member := _written(
+                job, job.path / "baselines" / name, arch, partial(scratch_network, job, name, arch), trained
+            )
+        )
     ]
 
 
 def _verify(
     job: Job, supernet: nn.Module, candidates: Mapping[Architecture, float], baselines: list[Member]
 ) -> Path | None:
-    trained = {"trained": "shared weights, then tuned", "steps": job.plan["tuning_steps"]}
+    counted = {"steps": job.plan["steps"], "finetune_steps": job.plan["finetune_steps"]}
+    trained = {"trained": "shared weights, then fine-tuned", **counted}
     members = []
     for arch in candidates:
-        settled = job.path / "pareto" / arch.id
-        folder = settled if settled.is_dir() else job.path / "candidates" / arch.id
-        members.append(write_member(job, folder, arch, partial(_member_network, job, supernet, arch), trained))
+        kept = job.path / "pareto" / arch.id
+        folder = kept if kept.is_dir() else job.path / "candidates" / arch.id
+        member = _written(job, folder, arch, partial(finetuned, job, supernet, arch), trained)
+        members += [member] if member else []
     members += _verified_before(job, set(candidates))
-    measure_members(job, [*baselines, *members], candidates)
-    front = settle(job, members)
+    measured = {member.folder for member in measure_members(job, [*baselines, *members], candidates)}
+    front = select_front(job, [member for member in members if member.folder in measured])
     job.say(f"{len(front)} of {len(members)} are on the verified front; exporting every format")
     for folder in front:
         complete_member(job, read_member(folder))
     return recommend(job, front)
 
 
+def _written(
+    job: Job, folder: Path, arch: Architecture, network: Callable[[], nn.Module], trained: Mapping[str, Any]
+) -> Member | None:
+    """The network prepared for the target; None, said aloud, where it cannot be trained or exported."""
+    try:
+        return write_member(job, folder, arch, network, trained)
+    except (ExportError, TargetError, ValueError) as error:
+        job.say(f"{folder.name} is left out: {error}")
+        return None
+
+
 def _verified_before(job: Job, again: Set[Architecture]) -> list[Member]:
     """Networks that an earlier, shorter search of this run exported; they compete with the new ones."""
     folders = [path.parent for kept in ("pareto", "candidates") for path in job.path.glob(f"{kept}/*/export.json")]
     return [member for member in map(read_member, sorted(folders)) if member.arch not in again]
-
-
-def _member_network(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
-    return tuned(job, specialised(supernet, arch, job.calibration))
 
 
 def _extend(job: Job, budget_s: float) -> None:
@@ -314,23 +348,37 @@ def _record_space(job: Job) -> None:
 
 def _arguments(run: Run) -> dict[str, Any]:
     """What the run was asked; ValueError when its record does not say."""
-    arguments, needed = run.record.get("arguments"), ("data", "given", "image_size", "limits", "seed", "space")
+    arguments = run.record.get("arguments")
+    needed = ("data", "given", "image_size", "limits", "seed", "space", "strategy", "target", "threads")
     lacking = [name for name in needed if not isinstance(arguments, dict) or name not in arguments]
+    lacking += [name for name in ("task", "target") if not isinstance(run.record.get(name), dict)]
     if lacking:
         raise ValueError(f"{run.path / 'run.json'} does not say {', '.join(lacking)}; start the run again with --force")
     return dict(arguments or {})
+
+
+def _check_portable(task: Task) -> None:
+    """Trials with a time limit run in processes of their own, to which the metric must travel."""
+    try:
+        pickle.dumps(task.metric)
+    except Exception as error:
+        raise ValueError(f"the task's metric cannot be sent to a process ({error}); define it in a module") from None
 
 
 def _size(recorded: Any) -> int | tuple[int, int] | None:
     return tuple(recorded) if isinstance(recorded, list) else recorded
 
 
-def _check_same(run: Run, task: Task) -> None:
-    """A run goes on with the data it started with."""
+def _check_same(run: Run, task: Task, target: Target) -> None:
+    """A run goes on with the data and on the device that it started with."""
     before, now = run.record["task"], task.record
     changed = [key for key in now if key in before and before[key] != now[key] and key != "source"]
     if changed:
         raise ValueError(f"the data of {run.path} changed since it started ({', '.join(changed)}); start a new run")
+    was, found = run.record["target"]["fingerprint"], target.fingerprint()
+    other = [f"{key} was {was.get(key)}, is {found.get(key)}" for key in found if was.get(key) != found[key]]
+    if other:
+        raise ValueError(f"{run.path} was measured on another target ({other[0]}); start a new run here")
 
 
 def _environment() -> dict[str, str]:

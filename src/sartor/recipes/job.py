@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,7 @@ from sartor.supernet import extract, search_space
 from sartor.task import Task
 from sartor.workload import Workload, trace
 
-__all__ = ["LIMITS", "Job", "Say"]
+__all__ = ["LIMITS", "Job", "Say", "make_network", "scratch", "usable_cores"]
 
 Say = Callable[[str], None]
 
@@ -73,14 +75,15 @@ class Job:
 
     def network(self) -> nn.Module:
         """The supernet with its initial weights, which depend on the seed alone."""
-        space = names.load("spaces", self.arguments["space"])
-        _, channels, height, width = self.task.example.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = space(classes=len(self.task.classes), channels=channels, size=(height, width))
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"space {self.arguments['space']!r} made a {type(network).__name__}, not a network")
-        return network
+            return make_network(self.arguments["space"], **self.shape)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a space is made with: the number of classes, of channels, and the images' (height, width)."""
+        _, channels, height, width = self.task.example.shape
+        return {"classes": len(self.task.classes), "channels": channels, "size": (height, width)}
 
     @cached_property
     def ghost(self) -> nn.Module:
@@ -129,6 +132,25 @@ class Job:
     def use_threads(self) -> None:
         """Train and evaluate with the number of threads of the plan, on which the bits of the results depend."""
         torch.set_num_threads(int(self.plan["training_threads"]))
+
+
+def make_network(space: str, **shape: Any) -> nn.Module:
+    """The network of a space by its name, `path.py:Class` included; ValueError when that makes no network."""
+    network = names.load("spaces", space)(**shape)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"space {space!r} made a {type(network).__name__}, not a network")
+    return network
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder for the block alone; what a kill left of an earlier one is removed first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def usable_cores() -> int:

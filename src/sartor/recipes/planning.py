@@ -6,29 +6,28 @@ Short trials of each kind of work are timed on this machine; the counts are writ
 from __future__ import annotations
 
 import math
-import tempfile
+import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sartor.evaluation import SharedWeightError
 from sartor.oneshot import BigNAS, Supervised
-from sartor.recipes.job import Job, usable_cores
+from sartor.recipes.job import Job, scratch, usable_cores
 from sartor.recipes.training import evaluation_batches, supernet_learner, supervised_learner
 from sartor.recipes.verification import complete_member, measure_members, write_member
 from sartor.supernet import extract
 
 __all__ = ["plan"]
 
-VERIFIED = 16  # networks of the predicted front that are tuned and measured
-TUNING = 5  # each of them is tuned for a fifth of the steps that the shared weights were trained
+VERIFIED = 16  # networks of the predicted front that are fine-tuned and measured
+FINETUNING = 2  # each of them is fine-tuned for half of the steps that the shared weights were trained
 VERIFYING_SHARE = 0.4  # of the time that is left, for measuring and exporting at the most
-TRAINING_SHARE = 0.8  # of the time that neither planning nor verification takes; the search has the rest
-MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 2000
-FRONT_SHARE = 0.6  # of the measured networks end on the front, about, and are exported in every format
+SEARCH_SHARE = 0.15  # of the time that neither planning nor verification takes; training has the rest
+MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
+FRONT_SHARE = 0.5  # of the measured networks end on the front, about, and are exported in every format
 REPORT_S = 6.0
 WORTH_ALL_CORES = 0.7  # of the step on one thread
 
@@ -36,45 +35,42 @@ WORTH_ALL_CORES = 0.7  # of the step on one thread
 def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None, trials: int | None) -> dict[str, Any]:
     """The counts for `budget_s` seconds, of which `spent_s` are gone, or exactly `steps` and `trials`."""
     started = time.monotonic()
-    batch_size = min(64 if len(job.task.train) < 10_000 else 128, len(job.task.train))
+    batch_size = min(32 if len(job.task.train) < 10_000 else 64, len(job.task.train))
     if steps is not None and trials is not None:
-        counts = {"steps": steps, "tuning_steps": steps // TUNING, "trials": trials, "verified": VERIFIED}
+        counts = {"steps": steps, "finetune_steps": steps // FINETUNING, "trials": trials, "verified": VERIFIED}
         return {"batch_size": batch_size, **counts, "training_threads": usable_cores()}
     threads, step_s = _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
-    baselines = job.hand_made().values()
-    baselines_s = sum(_timed(_baseline_step(job, arch, batch_size)) for arch in baselines)
+    plain_s = {name: _timed(_baseline_step(job, arch, batch_size)) for name, arch in job.hand_made().items()}
     trial_s, (measure_s, export_s) = _timed(_trial(job)), _verification_seconds(job)
     left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S
     each_s = measure_s + FRONT_SHARE * export_s
     verified = max(4, min(VERIFIED, math.floor(VERIFYING_SHARE * left / each_s)))
-    rest = max(0.0, left - verified * each_s - len(baselines) * measure_s)
-    tuning_s = verified * baselines_s / len(baselines) / TUNING
-    counts = {
-        "steps": max(MIN_STEPS, int(TRAINING_SHARE * rest / (step_s + baselines_s + tuning_s))),
-        "trials": min(MAX_TRIALS, max(MIN_TRIALS, int((1 - TRAINING_SHARE) * rest / trial_s))),
-        "verified": verified,
-    }
-    counts["tuning_steps"] = counts["steps"] // TUNING
+    rest = max(0.0, left - verified * each_s - len(plain_s) * measure_s)
+    trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * rest / trial_s)))
+    # A step of the shared weights brings one of each baseline, and a part of one of each network that is shown.
+    baselines_s = (1 + 1 / FINETUNING) * sum(plain_s.values())
+    all_s = step_s + baselines_s + verified * plain_s["middle"] / FINETUNING
+    steps = int((rest - trials * trial_s) / all_s)
+    if steps < MIN_STEPS:
+        job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
+    counts = {"steps": max(MIN_STEPS, steps), "trials": trials, "verified": verified}
+    counts["finetune_steps"] = counts["steps"] // FINETUNING
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
-    seconds = {
-        "step": step_s,
-        "baseline_steps": baselines_s,
-        "trial": trial_s,
-        "measure": measure_s,
-        "export": export_s,
-    }
+    seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
     return {"batch_size": batch_size, **counts, "training_threads": threads, "seconds": seconds}
 
 
 def more_trials(job: Job, budget_s: float) -> int:
-    """How many further trials fit into `budget_s` more seconds, beside verifying the front again."""
+    """How many further trials fit into `budget_s` more seconds, beside fine-tuning and verifying a new front."""
     seconds = job.plan.get("seconds")
     if not seconds:
         measure_s, export_s = _verification_seconds(job)
-        seconds = {"trial": _timed(_trial(job)), "measure": measure_s, "export": export_s}
-    rest = budget_s - job.plan["verified"] * (seconds["measure"] + FRONT_SHARE * seconds["export"]) - REPORT_S
-    return max(1, int(rest / seconds["trial"]))
+        step_s = _timed(_baseline_step(job, job.middle(), job.plan["batch_size"]))
+        seconds = {"trial": _timed(_trial(job)), "measure": measure_s, "export": export_s, "middle": step_s}
+    finetune_s = job.plan["finetune_steps"] * seconds["middle"]
+    each_s = finetune_s + 2 * seconds["measure"] + FRONT_SHARE * seconds["export"]  # the earlier are measured again
+    return max(1, int((budget_s - job.plan["verified"] * each_s - REPORT_S) / seconds["trial"]))
 
 
 def _timed(work: Callable[[], object], repeats: int = 3) -> float:
@@ -108,22 +104,28 @@ def _baseline_step(job: Job, arch: Any, batch_size: int) -> Callable[[], object]
 
 
 def _trial(job: Job) -> Callable[[], object]:
-    """One candidate's evaluation: of the middle network, which is about the average one."""
-    batches = evaluation_batches(job)
-    measure = SharedWeightError(job.network(), job.task.metric, batches, job.calibration)
-    return lambda: (measure(job.middle()), job.workload(job.middle()))
+    """Candidates' evaluations, each of another network, as the operators of a known one are remembered."""
+    measure = SharedWeightError(job.network(), job.task.metric, evaluation_batches(job), job.calibration)
+    rng = random.Random(f"{job.seed}/plan")
+
+    def trial() -> None:
+        arch = job.space.sample(rng)
+        measure(arch)
+        job.workload(arch)
+
+    return trial
 
 
 def _verification_seconds(job: Job) -> tuple[float, float]:
     """Seconds to measure and evaluate one network, and to export it in every format, caches warm."""
     arch = job.middle()
     network = extract(job.network().eval(), arch)
-    with tempfile.TemporaryDirectory(prefix="plan-", dir=job.path) as folder:
+    with scratch(job.path / ".plan") as folder:
         seconds = []
         for attempt in ("cold", "warm"):
             before = time.monotonic()
-            member = write_member(job, Path(folder) / attempt, arch, lambda: network, {})
-            measure_members(job, [member], {})
+            member = write_member(job, folder / attempt, arch, lambda: network, {})
+            measure_members(job, [member], {}, splits=("validation",))
             between = time.monotonic()
             complete_member(job, member)
             seconds.append((between - before, time.monotonic() - between))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
@@ -19,7 +19,7 @@ from sartor.nn import resized
 from sartor.predictors import WorkloadLatency
 from sartor.predictors.workload_latency import cross_validated
 from sartor.protocols import Measurement, Target
-from sartor.recipes.job import LIMITS, Job
+from sartor.recipes.job import LIMITS, Job, scratch
 from sartor.space import SearchSpace
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
@@ -27,7 +27,9 @@ from sartor.targets.onnxruntime import OnnxRuntimeTarget
 from sartor.targets.torch_eager import TorchTarget
 from sartor.workload import macs, parameters
 
-__all__ = ["LimitError", "latency_predictor", "profile", "spread_samples"]
+__all__ = ["LimitError", "latency", "profile", "spread_samples"]
+
+Array = NDArray[np.float64]
 
 SAMPLES = 24
 SAMPLE_SECONDS = 0.25
@@ -56,11 +58,11 @@ def profile(job: Job) -> None:
 def _measured(job: Job, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
     """A measurement for each architecture, None where the runtime refuses it; TargetError if it refuses most."""
     network, calibration = job.network().eval(), [job.calibration[0]]
-    with tempfile.TemporaryDirectory(prefix="samples-", dir=job.path) as folder:
+    with scratch(job.path / ".samples") as folder:
         artefacts = []
         for arch in archs:
             sample = _with_full_norms(extract(network, arch))
-            path = Path(folder) / arch.id
+            path = folder / arch.id
             path.mkdir()
             inputs = [resized(images, sample) for images in calibration]
             artefacts.append(job.target.prepare(sample, (job.example(sample),), inputs, path))
@@ -126,7 +128,28 @@ def _samples(job: Job) -> list[tuple[Architecture, Measurement]]:
     return CostStore(job.path / "latency.costs").samples(job.target.fingerprint())
 
 
-def latency_predictor(job: Job) -> WorkloadLatency:
+def latency(job: Job) -> Callable[[Architecture], float]:
+    """Milliseconds of an architecture: as measured for those that were, as predicted for all others."""
+    predictor, measured = _predictor(job), {arch: found.latency_ms for arch, found in _samples(job)}
+    return lambda arch: measured[arch] if arch in measured else float(predictor.predict([arch])[0][0])
+
+
+def samples_within(job: Job) -> list[Architecture]:
+    """The measured sample networks that keep all limits, from fast to slow."""
+    counted = counts(job)
+    values = [
+        (
+            found.latency_ms,
+            arch,
+            {"latency_ms": found.latency_ms, **{name: count(arch) for name, count in counted.items()}},
+        )
+        for arch, found in _samples(job)
+    ]
+    within = [(ms, arch) for ms, arch, value in values if all(value[n] <= limit for n, limit in job.limits.items())]
+    return [arch for _, arch in sorted(within, key=lambda pair: pair[0])]
+
+
+def _predictor(job: Job) -> WorkloadLatency:
     """The predictor fitted to the run's measured networks."""
     samples = _samples(job)
     values = np.array([measurement.latency_ms for _, measurement in samples])
@@ -143,17 +166,21 @@ def _write_model(job: Job, measured: dict[Architecture, Measurement]) -> None:
     ]
     errors = {
         "mape": float(np.mean(np.abs(predicted / values - 1.0))),
-        "spearman": float(spearmanr(predicted, values).statistic),
-        "kendall": float(kendalltau(predicted, values).statistic),
+        "spearman": _correlation(spearmanr, predicted, values),
+        "kendall": _correlation(kendalltau, predicted, values),
     }
     method = "5-fold cross-validation: each network is predicted by a fit that has not seen it"
     write_json(
         job.path / "latency_model.json",
         {"samples": len(archs), "held_out": len(archs), "method": method, **errors, "pairs": pairs},
     )
-    job.say(
-        f"latency model: error {errors['mape']:.1%}, rank correlation {errors['spearman']:.3f} on held-out networks"
-    )
+    ranked = "no rank correlation" if errors["spearman"] is None else f"rank correlation {errors['spearman']:.3f}"
+    job.say(f"latency model: error {errors['mape']:.1%}, {ranked} on held-out networks")
+
+
+def _correlation(statistic: Callable[..., Any], a: Array, b: Array) -> float | None:
+    """The rank correlation, None where all of one side are equal."""
+    return float(statistic(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
 
 
 def spread_samples(

@@ -1,4 +1,4 @@
-"""Stages 3, 5 and 6: train the shared weights, the hand-made networks to compare with, and tune what is shown."""
+"""Stages 3, 5 and 6: train the shared weights, the networks to compare with, and fine-tune."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
+from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import fit
-from sartor.oneshot import BigNAS, Recipe, Supervised
-from sartor.recipes.job import Job
+from sartor.oneshot import BigNAS, Supervised
+from sartor.recipes.job import Job, make_network
 from sartor.supernet import extract, recalibrate_batchnorm
 
-__all__ = ["evaluation_batches", "scratch_network", "supernet_learner", "supervised_learner", "train", "tuned"]
+__all__ = [
+    "PortableError",
+    "evaluation_batches",
+    "finetuned",
+    "scratch_network",
+    "supernet_learner",
+    "supervised_learner",
+    "train",
+]
 
+LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
 
@@ -27,31 +37,48 @@ def train(job: Job) -> nn.Module:
 
 
 def scratch_network(job: Job, name: str, arch: Architecture) -> nn.Module:
-    """The network of `arch`, trained alone from scratch on the batches that the supernet saw, by the same recipe."""
-    learner = supervised_learner(job, arch, steps=job.plan["steps"], batch_size=job.plan["batch_size"])
-    _fit(job, learner, job.plan["steps"], name)
+    """The network of `arch`, trained alone from scratch by the same recipe.
+
+    It has as many steps as a network of the front: those of the shared weights and those of its fine-tuning.
+    """
+    steps = job.plan["steps"] + job.plan["finetune_steps"]
+    learner = supervised_learner(job, arch, steps=steps, batch_size=job.plan["batch_size"])
+    _fit(job, learner, steps, name)
     recalibrate_batchnorm(learner.net, job.calibration)
     return learner.net.eval()
 
 
-def tuned(job: Job, network: nn.Module) -> nn.Module:
-    """The sub-network after a short training of its own, from the shared weights, at half the learning rate.
+def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
+    """The sub-network after a short training of its own, from the shared weights.
 
     A step of it costs a fraction of a step of all: what a short training of the shared weights leaves undone is made
-    up here for the few networks that are shown.
+    up here for the few networks that are shown. One that diverges is shown as it was.
     """
-    steps, size = job.plan["tuning_steps"], job.plan["batch_size"]
-    if steps:
-        recipe = Recipe(lr=Recipe.lr / 2)
-        learner = Supervised(network, job.task.loss, steps=steps, batch_size=size, recipe=recipe)
+    network = specialised(supernet, arch, job.calibration)
+    steps, size = job.plan["finetune_steps"], job.plan["batch_size"]
+    if not steps:
+        return network
+    try:
+        learner = Supervised(network, job.task.loss, steps=steps, batch_size=size)
         fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed + 1, progress=_quiet)
-        recalibrate_batchnorm(network, job.calibration)
+    except ValueError as error:
+        job.say(f"{arch.id} is not fine-tuned: {error}")
+        return specialised(supernet, arch, job.calibration)
+    recalibrate_batchnorm(network, job.calibration)
     return network.eval()
 
 
 def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:
     """BigNAS on the job's network with its initial weights."""
-    return BigNAS(job.network(), job.space, job.task.loss, steps=steps, batch_size=batch_size, seed=job.seed)
+    return BigNAS(
+        job.network(),
+        job.space,
+        job.task.loss,
+        steps=steps,
+        batch_size=batch_size,
+        label_share=LABEL_SHARE,
+        seed=job.seed,
+    )
 
 
 def supervised_learner(job: Job, arch: Architecture, *, steps: int, batch_size: int) -> Supervised:
@@ -77,6 +104,28 @@ def evaluation_batches(job: Job) -> list[tuple[Tensor, Tensor]]:
     if len(validation) <= SEARCH_SAMPLES:
         return list(validation.batches(256))
     return [validation.batch(i, 256) for i in range(SEARCH_SAMPLES // 256)]
+
+
+class PortableError:
+    """`SharedWeightError` that can be sent to another process: it carries how to make the network, not the network."""
+
+    def __init__(self, job: Job, supernet: nn.Module) -> None:
+        self.space, self.shape, self.threads = job.arguments["space"], job.shape, job.plan["training_threads"]
+        self.state = supernet.state_dict()
+        self.metric, self.batches, self.calibration = job.task.metric, evaluation_batches(job), job.calibration
+        self._measure: SharedWeightError | None = None
+
+    def __call__(self, arch: Architecture) -> float:
+        """The error in [0, 1] of the sub-network with the supernet's weights."""
+        if self._measure is None:
+            torch.set_num_threads(self.threads)
+            supernet = make_network(self.space, **self.shape)
+            supernet.load_state_dict(self.state)
+            self._measure = SharedWeightError(supernet, self.metric, self.batches, self.calibration)
+        return self._measure(arch)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_measure": None}
 
 
 def _fit(job: Job, learner: BigNAS | Supervised, steps: int, stage: str) -> None:

@@ -27,11 +27,19 @@ from sartor.pareto import non_dominated_sort
 from sartor.protocols import Artefact, Measurement
 from sartor.recipes.job import Job
 from sartor.supernet import extract
+from sartor.targets.artefacts import TargetError
 from sartor.workload import macs, parameters
 
 __all__ = [
-    "Member", "complete_member", "measure_members", "read_entry", "read_member", "recommend", "settle", "write_member"
-]  # fmt: skip
+    "Member",
+    "complete_member",
+    "measure_members",
+    "read_entry",
+    "read_member",
+    "recommend",
+    "select_front",
+    "write_member",
+]
 
 PARITY_SAMPLES = 64
 
@@ -107,16 +115,35 @@ def read_member(folder: Path) -> Member:
     return Member(folder, arch, Artefact(folder / described["file"], tuple(described["input_shape"]), files))
 
 
-def measure_members(job: Job, members: Sequence[Member], predicted: Mapping[Architecture, float]) -> None:
-    """Measure all in interleaved rounds and evaluate the files; write each one's `measurement.json`."""
-    measured = job.target.measure([member.artefact for member in members])
-    for member, measurement in zip(members, measured, strict=True):
-        _write_measurement(job, member, measurement, predicted.get(member.arch))
+def measure_members(
+    job: Job,
+    members: Sequence[Member],
+    predicted: Mapping[Architecture, float],
+    splits: Sequence[str] = ("validation", "test"),
+) -> list[Member]:
+    """Measure all in interleaved rounds, evaluate the files on `splits`, and write each one's `measurement.json`.
+
+    Returns those that the target ran; it may refuse others, and the rest goes on.
+    """
+    artefacts = [member.artefact for member in members]
+    measured: Sequence[Measurement | None]
+    try:
+        measured = job.target.measure(artefacts)
+    except TargetError as error:
+        measured = error.measurements
+        job.say(f"{job.target.name} refuses {len(error.reasons)} networks: {next(iter(error.reasons.values()))}")
+    ran = [(member, found) for member, found in zip(members, measured, strict=True) if found is not None]
+    for member, found in ran:
+        _write_measurement(job, member, found, predicted.get(member.arch), splits)
+    return [member for member, _ in ran]
 
 
-def _write_measurement(job: Job, member: Member, measurement: Measurement, predicted_ms: float | None) -> None:
+def _write_measurement(
+    job: Job, member: Member, measurement: Measurement, predicted_ms: float | None, splits: Sequence[str]
+) -> None:
     path = member.folder / "measurement.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
+    before = known.get("targets", {}).get(job.target.name, {})
     workload = job.workload(member.arch)
     values = {
         "latency_ms": measurement.latency_ms,
@@ -134,11 +161,9 @@ def _write_measurement(job: Job, member: Member, measurement: Measurement, predi
         "fingerprint": job.target.fingerprint(),
         "measurement": measurement.to_dict(),
         "file": file,
-        "accuracy": {
-            "validation": file_metric(job, member, "validation"),
-            "test": file_metric(job, member, "test"),
-        },
-        "predicted_ms": predicted_ms,
+        "accuracy": {split: file_metric(job, member, split) for split in splits},
+        "accuracy_of": "file" if _runs_here(member) else "weights in torch",
+        "predicted_ms": before.get("predicted_ms") if predicted_ms is None else predicted_ms,
         "limit_ms": job.limits.get("latency_ms"),
         "limits": limits,
         "within_limit": all(limit["within"] for limit in limits.values()),
@@ -163,7 +188,7 @@ def file_metric(job: Job, member: Member, split: str) -> float:
     """
     path, (height, width) = member.artefact.path, member.artefact.input_shape[-2:]
     batches = getattr(job.task, split).batches(256)
-    if path.suffix not in (".pt2", ".onnx"):
+    if not _runs_here(member):
         return job.task.metric(*predictions(stored_network(job, member), batches))
     run = pt2_runner(path) if path.suffix == ".pt2" else onnx_runner(path)
     outputs, labels = [], []
@@ -172,6 +197,10 @@ def file_metric(job: Job, member: Member, split: str) -> float:
         outputs.append(torch.from_numpy(run(fitting.numpy())))
         labels.append(target)
     return job.task.metric(torch.cat(outputs), torch.cat(labels))
+
+
+def _runs_here(member: Member) -> bool:
+    return member.artefact.path.suffix in (".pt2", ".onnx")
 
 
 def stored_network(job: Job, member: Member) -> nn.Module:
@@ -186,7 +215,7 @@ def read_entry(job: Job, folder: Path) -> dict[str, Any]:
     return json.loads((folder / "measurement.json").read_text())["targets"][job.target.name]  # type: ignore[no-any-return]
 
 
-def settle(job: Job, members: Sequence[Member]) -> list[Path]:
+def select_front(job: Job, members: Sequence[Member]) -> list[Path]:
     """Move the verified front to `pareto/`, the rest to `candidates/`; return the front from fast to slow.
 
     The front is of validation accuracy and measured latency, among the networks within the limits: the test split
@@ -213,13 +242,14 @@ def recommend(job: Job, front: Sequence[Path]) -> Path | None:
     Without one it is the fastest whose accuracy is within one standard error of the highest.
     """
     if not front:
+        shutil.rmtree(job.path / "best", ignore_errors=True)  # of an earlier, shorter search
         return None
     entries = {folder: read_entry(job, folder) for folder in front}
     top = max(front, key=lambda folder: entries[folder]["accuracy"]["validation"])
     best, why = top, "it has the highest validation accuracy of all verified networks within the limits"
     if "latency_ms" not in job.limits:
         highest = entries[top]["accuracy"]["validation"]
-        error = float(np.sqrt(highest * (1 - highest) / len(job.task.validation)))
+        error = float(np.sqrt(max(0.0, highest * (1 - highest)) / len(job.task.validation)))
         best = next(f for f in front if entries[f]["accuracy"]["validation"] >= highest - error)
         why = (
             f"it is the fastest verified network whose validation accuracy is within one standard error "

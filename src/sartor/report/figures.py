@@ -41,7 +41,7 @@ def front_figure(summary: Json, points: Sequence[Point]) -> Json | None:
         _ring(chosen),
     ]
     axis = latency_axis(measured, points, summary["asked"]["limit_ms"])
-    layout = _layout("latency (ms)", "accuracy (%)")
+    layout = _layout("latency (ms)", "validation accuracy (%)")
     layout["xaxis"] |= _scale(axis)
     layout["yaxis"] |= {"range": list(frame(measured)) if measured else _robust_accuracy(cloud)}
     layout["annotations"] = [_label(row, row["name"], "baseline", -19, axis.log) for row in baselines]
@@ -112,7 +112,7 @@ def search_figure(points: Sequence[Point]) -> Json | None:
         _staircase(numbers, best, "best so far", "@front", "%{y:.4~g} %"),
         _staircase(numbers, volume, "hypervolume so far", "@good", "%{y:.4f}") | {"yaxis": "y2"},
     ]
-    layout = _layout("trial", "accuracy (%)")
+    layout = _layout("trial", "validation accuracy (%)")
     layout["yaxis"] |= {"domain": [0.4, 1], "range": _robust([100 * one.accuracy for one in rows])}
     layout["yaxis2"] = _axis("hypervolume") | {"domain": [0, 0.3], "rangemode": "tozero", "nticks": 4}
     layout["xaxis"]["anchor"] = "y2"
@@ -143,8 +143,8 @@ def latency_axis(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], lim
 
 
 def accuracy_of(row: Mapping[str, Any]) -> float | None:
-    """Return the accuracy by which a row is drawn: on the test split, else on validation."""
-    value = row["test"] if row["test"] is not None else row["validation"]
+    """Return the accuracy by which a row is drawn: on validation, which decides the front, else on the test split."""
+    value = row["validation"] if row["validation"] is not None else row["test"]
     return None if value is None else float(value)
 
 
@@ -200,10 +200,9 @@ def _measured(rows: Sequence[Json], name: str, role: str, symbol: str, size: int
 
 
 def _hover(row: Mapping[str, Any]) -> str:
-    split = "test" if row["test"] is not None else "validation"
     lines = [
         f"<b>{escape(str(row['name']))}</b>",
-        f"{split} accuracy {100 * (accuracy_of(row) or 0.0):.2f} %",
+        *(f"{split} accuracy {100 * row[split]:.2f} %" for split in ("validation", "test") if row[split] is not None),
         f"{row['latency_ms']:.3g} ms (p10 {row['p10']:.3g}, p90 {row['p90']:.3g})",
     ]
     if row["size_mb"] is not None:

@@ -77,7 +77,7 @@ def _style(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=LIGHT["muted"], labelsize=14)
     axes.set_xlabel("latency (ms)", color=LIGHT["muted"], fontsize=16, labelpad=8)
-    axes.set_ylabel("accuracy (%)", color=LIGHT["muted"], fontsize=16, labelpad=8)
+    axes.set_ylabel("validation accuracy (%)", color=LIGHT["muted"], fontsize=16, labelpad=8)
 
 
 def _scatter(axes: Axes, points: Sequence[Point], known: set[str]) -> None:
@@ -142,7 +142,7 @@ def _title(figure: Figure, summary: Json) -> None:
     line = "unfinished run: nothing is recommended yet"
     if best is not None and _drawable(best):
         split = "test" if best["test"] is not None else "validation"
-        found = f"{100 * (accuracy_of(best) or 0):.2f} % {split} accuracy in {best['latency_ms']:.3g} ms"
+        found = f"{100 * best[split]:.2f} % {split} accuracy in {best['latency_ms']:.3g} ms"
         line = f"recommended: {found}"
     figure.text(y=0.875, s=line, fontsize=17, color=LIGHT["muted"], **place)
 

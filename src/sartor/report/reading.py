@@ -12,13 +12,13 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sartor.architecture import Architecture
 from sartor.space import SearchSpace
-from sartor.trial import Trial
+from sartor.trial import Trial, TrialLog
 
 Json = dict[str, Any]
 
@@ -56,12 +56,22 @@ class Network:
     targets: tuple[Measured, ...]
     params: float | None = None
     macs: float | None = None
-    steps: float | None = None
     trained: str = ""
+    steps: float | None = None
+    finetune_steps: float | None = None  # on its own, after those of the weights that it shared
 
     def on(self, target: str) -> Measured | None:
         """Return what `target` measured, or None."""
         return next((one for one in self.targets if one.target == target), None)
+
+    @property
+    def training(self) -> str:
+        """How the network was trained, in few words; empty if that is not recorded."""
+        if self.steps is None:
+            return self.trained
+        if self.finetune_steps is not None:
+            return f"shared weights {self.steps:,.0f} steps + {self.finetune_steps:,.0f} of its own"
+        return f"{self.trained or 'trained'}, {self.steps:,.0f} steps"
 
 
 @dataclass(frozen=True)
@@ -213,27 +223,16 @@ def _rows(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
 def _trials(path: Path, notes: list[str]) -> tuple[Trial, ...]:
     if not path.exists():
         return ()
-    trials: list[Trial] = []
     try:
-        query = 'SELECT number, arch, "values", budget, state, seconds, note FROM trials ORDER BY rowid'
-        trials.extend(_trial(row) for row in _rows(path, query))
-    except (sqlite3.Error, ValueError, TypeError) as error:
-        notes.append(f"{path.name}: only the first {len(trials)} trials could be read ({error}).")
-    return tuple(trials)
+        with TrialLog(path, readonly=True) as log:
+            return tuple(replace(trial, values=_finite(trial.values)) for trial in log)
+    except (OSError, ValueError) as error:
+        notes.append(f"The trials were left out: {str(error).replace(str(path), path.name)}.")
+        return ()
 
 
-def _trial(row: tuple[Any, ...]) -> Trial:
-    index, arch, values, budget, state, seconds, note = row
-    read = ((name, number(value)) for name, value in mapping(json.loads(values)).items())
-    return Trial(
-        number=int(index),
-        arch=Architecture.from_json(arch),
-        values={name: value for name, value in read if value is not None},
-        budget=float(budget),
-        state=state,
-        note=str(note or ""),
-        seconds=float(seconds or 0.0),
-    )
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, entry in values.items() if (value := number(entry)) is not None}
 
 
 def _sample_count(path: Path, notes: list[str]) -> int:
@@ -270,8 +269,9 @@ def _network(folder: Path, notes: list[str]) -> Network | None:
         targets=tuple(one for one in measured if one is not None),
         params=number(record.get("params")),
         macs=number(record.get("macs")),
+        trained=str(record.get("trained") or ""),
         steps=number(record.get("steps")),
-        trained=str(record.get("trained", "")),
+        finetune_steps=number(record.get("finetune_steps")),
     )
 
 

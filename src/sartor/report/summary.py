@@ -23,9 +23,7 @@ def summarise(record: Record) -> Json:
     target = _target(record)
     front = sorted((_row(one, target) for one in record.front), key=_by_latency)
     others = sorted((_row(one, target) for one in record.others), key=_by_latency)
-    steps = number(record.part("plan").get("baseline_steps"))
     baselines = [_row(one, target) for one in record.baselines]
-    baselines = [row | {"steps": steps if row["steps"] is None else row["steps"]} for row in baselines]
     best = _recommended(record, front, target)
     for row in front:
         row["recommended"] = best is not None and row["id"] == best["id"]
@@ -48,7 +46,7 @@ def summarise(record: Record) -> Json:
         "effects": _all_effects(record, asked),
         "stages": _stages(record),
         "test_error_of_accuracy": _standard_error(record, best),
-        "notes": _notes(record, front, baselines),
+        "notes": [*_notes(record, front, baselines), *_trainings([*front, *others], baselines)],
     }
 
 
@@ -107,8 +105,10 @@ def _row(network: Network, target: str) -> Json:
         "id": network.arch.id,
         "params": network.params,
         "macs": network.macs,
-        "steps": network.steps,
         "trained": network.trained,
+        "steps": network.steps,
+        "finetune_steps": network.finetune_steps,
+        "training": network.training,
         **(_figures(measured) if measured else dict.fromkeys(FIELDS)),
         "others": [{"target": one.target, **_figures(one)} for one in others],
     }
@@ -246,15 +246,13 @@ def _missing(record: Record) -> list[str]:
     trained = int(record.training[-1]["step"]) + 1 if record.training else 0
     lacking = []
     if not record.latency_model:
-        planned = number(plan.get("latency_samples"))
-        of = f" of {planned:.0f}" if planned else ""
-        lacking.append(f"latency is not modelled yet ({record.latency_samples}{of} networks measured)")
+        lacking.append(f"latency is not modelled yet ({record.latency_samples} networks measured)")
     if "train" not in stages and trained < steps:
         lacking.append(f"training has logged {trained:,} of {steps:,.0f} steps")
     if "search" not in stages and len(record.trials) < max(trials, 1):
         lacking.append(f"the search has told {len(record.trials):,} of {trials:,.0f} trials")
     absent = [name for name in BASELINES if name not in {one.name for one in record.baselines}]
-    if absent and number(plan.get("baseline_steps")) != 0:
+    if absent:
         lacking.append(f"no measured baseline yet: {', '.join(absent)}")
     if not record.front and "verify" not in stages:
         lacking.append("no network is verified yet")
@@ -282,6 +280,19 @@ def _notes(record: Record, front: Sequence[Json], baselines: Sequence[Json]) -> 
         notes.append(f"{of} verified networks exceed the limit: {', '.join(outside)}.")
     notes += _noise([*front, *baselines])
     return list(dict.fromkeys([*notes, *record.notes]))
+
+
+def _trainings(verified: Sequence[Json], baselines: Sequence[Json]) -> list[str]:
+    """Say how the networks were trained, so that a reader can judge whether they are compared fairly."""
+    found: dict[str, list[str]] = {}
+    for row in [*verified, *baselines]:
+        if row["training"]:
+            found.setdefault(row["training"], []).append(row["name"])
+    kinds = []
+    for training, names in found.items():
+        who = ", ".join(names) if len(names) <= len(BASELINES) else f"{len(names)} networks"
+        kinds.append(f"{who} ({training})")
+    return [f"How the networks were trained: {'; '.join(kinds)}."] if kinds else []
 
 
 def _noise(rows: Sequence[Json]) -> list[str]:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether `search --resume` asks for what the run in the folder was started with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+_LIMITS = {"latency": ("latency_ms", "ms"), "size": ("size_bytes", "B"), "macs": ("macs", ""), "params": ("params", "")}
+_OTHERS = ("target", "steps", "trials", "trial_timeout", "space", "strategy", "image_size", "seed", "threads")
+_RECORDED_AS = {"trial_timeout": "trial_timeout_s"}
+
+
+def check_same(run: Path, context: typer.Context) -> None:
+    """Compare DATA and the options that the user wrote with the record of `run`; a budget may differ.
+
+    What is not written is as the run has it. A record that cannot be read is left to the resume to tell.
+
+    Raises:
+        ValueError: naming the first difference, and what to do.
+    """
+    recorded = _recorded(run)
+    if not recorded:
+        return
+    if not recorded.get("given") and not _same_data(recorded.get("data"), context.params["data"]):
+        raise ValueError(_told(run, "data", recorded.get("data"), context.params["data"]))
+    limits = recorded.get("limits") or {}
+    for name in (*_LIMITS, *_OTHERS):
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        before = limits.get(_LIMITS[name][0]) if name in _LIMITS else recorded.get(_RECORDED_AS.get(name, name))
+        now = context.params[name]
+        if name == "image_size":
+            before, now = _sides(before), _sides(now)
+        if before != now:
+            raise ValueError(_told(run, f"--{name.replace('_', '-')}", _shown(name, before), _shown(name, now)))
+
+
+def _recorded(run: Path) -> Mapping[str, Any]:
+    try:
+        arguments = json.loads((run / "run.json").read_bytes())["arguments"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _same_data(before: object, now: str) -> bool:
+    return before == now or (isinstance(before, str) and os.path.realpath(before) == os.path.realpath(now))
+
+
+def _sides(size: Any) -> tuple[int, ...] | None:
+    """Return height and width; one number is a square."""
+    if size is None:
+        return None
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _shown(name: str, value: Any) -> str | None:
+    """Return a value as it is written on the command line."""
+    if value is None:
+        return None
+    if name == "image_size":
+        return "x".join(map(str, value))
+    unit = "s" if name == "trial_timeout" else _LIMITS.get(name, ("", ""))[1]
+    return f"{value:.12g}{unit}" if isinstance(value, float | int) else str(value)
+
+
+def _told(run: Path, what: str, before: object, now: object) -> str:
+    had = f"without {what}" if before is None else f"with {what} {before}"
+    return (
+        f"{run} was started {had}, and {now} is asked for now; continue it as it is with `sartor resume {run}`, "
+        "or replace it with --force"
+    )
