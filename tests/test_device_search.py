@@ -116,7 +116,7 @@ def test_more_budget_means_more_trials_and_the_front_is_verified_again(tmp_path:
     arguments = {**SMALL, "trials": 2}
     recipes.search_for_device("digits", out=tmp_path / "run", **arguments).close()
     before = told(tmp_path / "run")
-    with recipes.resume(tmp_path / "run", budget_s=30.0) as run:
+    with recipes.resume(tmp_path / "run", budget_s=12.0) as run:
         assert told(run.path)[:2] == before
         assert len(told(run.path)) == run.record["plan"]["trials"] > 2
         assert (run.path / "report.html").is_file()
@@ -206,7 +206,7 @@ def check_equal(run: Path, finished: Path) -> None:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_instants_it_resumes_and_loses_nothing(finished: Path, tmp_path: Path, kills: int) -> None:
-    rng, seconds, killed, number = random.Random(kills), 30.0, 0, 0
+    rng, seconds, killed, number = random.Random(kills), 14.0, 0, 0
     while killed < kills:
         out = tmp_path / f"run-{number}"
         before: list[tuple[Any, ...]] = []

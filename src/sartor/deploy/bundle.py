@@ -30,7 +30,7 @@ FILES = (
 )  # fmt: skip
 INT8 = "model.int8.onnx"
 MARKER = "preprocessing.json"  # the first to go and the last to come where a bundle is replaced
-LEFT = ".float32-*"  # what a target was making an int8 model from when it was killed
+LEFT = ".*.partial"  # what a target was making in the folder when it was killed
 
 _USE = '''"""Classify {what} with ONNX Runtime, or PyTorch alone: python use.py [--torch] {file}"""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +22,7 @@ from sartor.supernet import extract, search_space
 from sartor.task import Task
 from sartor.workload import Workload, trace
 
-__all__ = ["LIMITS", "Job", "Say", "make_network", "scratch", "usable_cores"]
+__all__ = ["LIMITS", "Job", "Say", "make_network", "usable_cores"]
 
 Say = Callable[[str], None]
 
@@ -140,17 +138,6 @@ def make_network(space: str, **shape: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"space {space!r} made a {type(network).__name__}, not a network")
     return network
-
-
-@contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder for the block alone; what a kill left of an earlier one is removed first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def usable_cores() -> int:

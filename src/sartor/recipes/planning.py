@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
 from sartor.oneshot import BigNAS, Supervised
-from sartor.recipes.job import Job, scratch, usable_cores
+from sartor.recipes.job import Job, usable_cores
 from sartor.recipes.training import evaluation_batches, supernet_learner, supervised_learner
 from sartor.recipes.verification import complete_member, measure_members, write_member
 from sartor.supernet import extract
@@ -120,7 +121,7 @@ def _verification_seconds(job: Job) -> tuple[float, float]:
     """Seconds to measure and evaluate one network, and to export it in every format, caches warm."""
     arch = job.middle()
     network = extract(job.network().eval(), arch)
-    with scratch(job.path / ".plan") as folder:
+    with scratch_beside(job.path / "plan") as folder:
         seconds = []
         for attempt in ("cold", "warm"):
             before = time.monotonic()

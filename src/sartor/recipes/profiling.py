@@ -15,11 +15,12 @@ from torch import nn
 from sartor.architecture import Architecture
 from sartor.atomic import write_json
 from sartor.costs import CostStore
+from sartor.deploy.scratch import scratch_beside
 from sartor.nn import resized
 from sartor.predictors import WorkloadLatency
 from sartor.predictors.workload_latency import cross_validated
 from sartor.protocols import Measurement, Target
-from sartor.recipes.job import LIMITS, Job, scratch
+from sartor.recipes.job import LIMITS, Job
 from sartor.space import SearchSpace
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
@@ -58,7 +59,7 @@ def profile(job: Job) -> None:
 def _measured(job: Job, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
     """A measurement for each architecture, None where the runtime refuses it; TargetError if it refuses most."""
     network, calibration = job.network().eval(), [job.calibration[0]]
-    with scratch(job.path / ".samples") as folder:
+    with scratch_beside(job.path / "samples") as folder:
         artefacts = []
         for arch in archs:
             sample = _with_full_norms(extract(network, arch))

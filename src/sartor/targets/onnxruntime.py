@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from sartor.deploy.onnx import export_onnx, open_session
 from sartor.deploy.quantize import quantize_onnx
+from sartor.deploy.scratch import scratch_beside
 from sartor.protocols import Artefact, Measurement
 from sartor.targets.artefacts import measure_artefacts, one_example
 from sartor.targets.machine import processor
@@ -69,9 +69,9 @@ class OnnxRuntimeTarget:
         if self.precision == "float32":
             export_onnx(model, inputs, file)
         else:
-            with tempfile.TemporaryDirectory(prefix=".float32-", dir=path) as folder:
-                export_onnx(model, inputs, Path(folder) / "model.onnx")
-                quantize_onnx(Path(folder) / "model.onnx", calibration, file)
+            with scratch_beside(path / "float32") as folder:
+                export_onnx(model, inputs, folder / "model.onnx")
+                quantize_onnx(folder / "model.onnx", calibration, file)
         return Artefact(file, tuple(inputs.shape), (file,))
 
     def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
