@@ -348,7 +348,7 @@ def test_an_export_that_is_stopped_leaves_nothing(
 
 
 def test_what_a_kill_left_is_cleared(write: Write, quick: None, tmp_path: Path) -> None:
-    leftovers = [tmp_path / "out" / f".{ARCH.id}.partial", tmp_path / "out" / ARCH.id / ".float32-x1"]
+    leftovers = [tmp_path / "out" / f".{ARCH.id}.partial", tmp_path / "out" / ARCH.id / ".float32.partial"]
     for _ in ("to be written", "complete"):
         for leftover in leftovers:
             leftover.mkdir(parents=True, exist_ok=True)

@@ -118,6 +118,13 @@ class RMSProp(torch.optim.Optimizer):
             torch._foreach_addcdiv_(velocities, gradients, roots, value=group["lr"])
             torch._foreach_sub_(weights, velocities)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, in the layout of the weights: on that the last bit of a step depends."""
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for name, value in state.items():
+                state[name] = torch.empty_like(parameter).copy_(value)
+
     def _of(self, parameter: Tensor, name: str, start: float) -> Tensor:
         state = self.state[parameter]
         if name not in state:

@@ -23,12 +23,12 @@ from sartor.supernet import extract
 
 __all__ = ["plan"]
 
-VERIFIED = 16  # networks of the predicted front that are fine-tuned and measured
-FINETUNING = 2  # each of them is fine-tuned for half of the steps that the shared weights were trained
+VERIFIED = 20  # networks of the predicted front that are fine-tuned and measured
+FINETUNING = 5  # each of them is fine-tuned for a fifth of the steps that the shared weights were trained
 VERIFYING_SHARE = 0.4  # of the time that is left, for measuring and exporting at the most
-SEARCH_SHARE = 0.15  # of the time that neither planning nor verification takes; training has the rest
+SEARCH_SHARE = 0.1  # of the time that neither planning nor verification takes; training has the rest
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
-FRONT_SHARE = 0.5  # of the measured networks end on the front, about, and are exported in every format
+FRONT_SHARE = 0.3  # of the measured networks end on the front, about, and are exported in every format
 REPORT_S = 6.0
 WORTH_ALL_CORES = 0.7  # of the step on one thread
 
@@ -51,7 +51,8 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * rest / trial_s)))
     # A step of the shared weights brings one of each baseline, and a part of one of each network that is shown.
     baselines_s = (1 + 1 / FINETUNING) * sum(plain_s.values())
-    all_s = step_s + baselines_s + verified * plain_s["middle"] / FINETUNING
+    shown_s = (plain_s["middle"] + plain_s["smallest"]) / 2  # networks of a front are smaller than the middle one
+    all_s = step_s + baselines_s + verified * shown_s / FINETUNING
     steps = int((rest - trials * trial_s) / all_s)
     if steps < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")

@@ -131,7 +131,9 @@ def _samples(job: Job) -> list[tuple[Architecture, Measurement]]:
 
 def latency(job: Job) -> Callable[[Architecture], float]:
     """Milliseconds of an architecture: as measured for those that were, as predicted for all others."""
-    predictor, measured = _predictor(job), {arch: found.latency_ms for arch, found in _samples(job)}
+    samples = _samples(job)
+    measured = {arch: float(ms) for (arch, _), ms in zip(samples, typical([m for _, m in samples]), strict=True)}
+    predictor = WorkloadLatency(job.workload).fit(list(measured), np.array([*measured.values()]))
     return lambda arch: measured[arch] if arch in measured else float(predictor.predict([arch])[0][0])
 
 
@@ -150,17 +152,16 @@ def samples_within(job: Job) -> list[Architecture]:
     return [arch for _, arch in sorted(within, key=lambda pair: pair[0])]
 
 
-def _predictor(job: Job) -> WorkloadLatency:
-    """The predictor fitted to the run's measured networks."""
-    samples = _samples(job)
-    values = np.array([measurement.latency_ms for _, measurement in samples])
-    return WorkloadLatency(job.workload).fit([arch for arch, _ in samples], values)
+def typical(measurements: Sequence[Measurement]) -> Array:
+    """(N,) milliseconds that other work on the machine disturbs least: each p10, at the level of the medians."""
+    p10, p50 = (np.array([getattr(m, name) for m in measurements]) for name in ("p10", "latency_ms"))
+    return np.asarray(p10 * np.median(p50 / p10))
 
 
 def _write_model(job: Job, measured: dict[Architecture, Measurement]) -> None:
     """State what the predictor is worth, on networks that the fit has not seen."""
     archs, values = list(measured), np.array([m.latency_ms for m in measured.values()])
-    predicted = cross_validated(WorkloadLatency(job.workload), archs, values)
+    predicted = cross_validated(WorkloadLatency(job.workload), archs, typical([*measured.values()]))
     pairs = [
         {"id": arch.id, "predicted_ms": float(p), "measured_ms": float(v), "held_out": True}
         for arch, p, v in zip(archs, predicted, values, strict=True)
