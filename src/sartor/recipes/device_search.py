@@ -157,20 +157,18 @@ def resume(
         target = load_target(arguments["target"], threads=arguments["threads"])
         _check_same(run, task, target)
         job = Job(run, task, target, on_progress or _silent)
-        if budget_s is not None and "plan" in run.record:
-            _extend(job, budget_s)
-        elif budget_s is not None and arguments["budget_s"] is not None:
-            run.update({"arguments": {**arguments, "budget_s": arguments["budget_s"] + budget_s}})
     except BaseException:
         run.close()
         raise
-    return _finish(job, started)
+    return _finish(job, started, budget_s)
 
 
-def _finish(job: Job, started: float) -> Run:
+def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
     """Run the stages that are not finished; the run stays open for the caller, and is closed by an error."""
     threads = torch.get_num_threads()
     try:
+        if more_s is not None:
+            _extend(job, more_s)
         for warning in job.task.warnings:
             job.say(f"warning: {warning}")
         if "space" not in job.run.record:
@@ -328,7 +326,11 @@ def _verified_before(job: Job, again: Set[Architecture]) -> list[Member]:
 
 
 def _extend(job: Job, budget_s: float) -> None:
-    """Turn more seconds into more trials; what follows the trials is then done again."""
+    """Turn more seconds into more trials; what follows them is then done again. Before the plan, just add."""
+    if "plan" not in job.run.record:
+        if job.arguments["budget_s"] is not None:
+            job.run.update({"arguments": {**job.arguments, "budget_s": job.arguments["budget_s"] + budget_s}})
+        return
     job.use_threads()
     extended = {**job.plan, "trials": job.plan["trials"] + more_trials(job, budget_s)}
     stages = {name: s for name, s in job.run.stages.items() if name not in ("search", "verify", "report")}

@@ -39,7 +39,7 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     batch_size = min(32 if len(job.task.train) < 10_000 else 64, len(job.task.train))
     if steps is not None and trials is not None:
         counts = {"steps": steps, "finetune_steps": steps // FINETUNING, "trials": trials, "verified": VERIFIED}
-        return {"batch_size": batch_size, **counts, "training_threads": usable_cores()}
+        return {"batch_size": batch_size, **counts, "training_threads": 1}  # the same bits on any number of cores
     threads, step_s = _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
     plain_s = {name: _timed(_baseline_step(job, arch, batch_size)) for name, arch in job.hand_made().items()}
