@@ -353,6 +353,7 @@ CASES = [
     *both_widths("squeeze-excite", squeeze_excite, image),
     *both_widths("one-of", one_of, rows),
     LayerCase("repeat", lambda: repeat(Choice([1, 2, 3])), rows),
+    LayerCase("repeat-or-none", lambda: repeat(Choice([0, 1, 3])), rows),
     LayerCase("repeat-listed", lambda: repeat(Choice([(2,), (0, 2), (0, 1, 2)])), rows),
     LayerCase("nested", nested, rows),
     *both_widths("concatenated", Concatenated, image),

@@ -10,12 +10,20 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["is_own", "load_own"]
+__all__ = ["absolute", "is_own", "load_own"]
 
 
 def is_own(text: str) -> bool:
     """Tell whether `text` is of the form ``path.py:Class``."""
     return ".py:" in text or text.endswith(".py")
+
+
+def absolute(text: str) -> str:
+    """Return ``path.py:Class`` so that it is found from any folder; any other name as it is."""
+    if not is_own(text):
+        return text
+    place, _, name = text.rpartition(":")
+    return f"{Path(place).absolute()}:{name}"
 
 
 def load_own(text: str, kind: str) -> type:

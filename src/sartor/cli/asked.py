@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from sartor.own import absolute
+
 _LIMITS = {"latency": ("latency_ms", "ms"), "size": ("size_bytes", "B"), "macs": ("macs", ""), "params": ("params", "")}
 _OTHERS = ("target", "steps", "trials", "trial_timeout", "space", "strategy", "image_size", "seed", "threads")
 _RECORDED_AS = {"trial_timeout": "trial_timeout_s"}
@@ -38,6 +40,8 @@ def check_same(run: Path, context: typer.Context) -> None:
         now = context.params[name]
         if name == "image_size":
             before, now = _sides(before), _sides(now)
+        elif isinstance(now, str):
+            now = absolute(now)  # as it is recorded
         if before != now:
             raise ValueError(_told(run, f"--{name.replace('_', '-')}", _shown(name, before), _shown(name, now)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from sartor.data.tensors import TensorSplit
 
 __all__ = ["Assembled", "Options", "assemble"]
 
-_SAMPLE = 4096  # training images behind the choice of augmentation and, when streaming, mean and std
+_SAMPLE = 4096  # training images behind the digest, the choice of augmentation and, when streaming, mean and std
 _STREAM = 3
 
 Indices = NDArray[np.int64]
@@ -87,6 +88,7 @@ def assemble(source: Source, options: Options) -> Assembled:
             for name, (origin, indices) in cuts.items()
         },
         "train_class_counts": [int(count) for count in counts],
+        "train_pixels_sha256": served.digest,
         "augmentation": served.augmentation.to_dict(),
         **images.record,
     }
@@ -121,6 +123,7 @@ class _Served:
     splits: dict[str, Split]
     preprocessing: Preprocessing
     augmentation: Augmentation
+    digest: str  # SHA-256 of the pixels of the sampled training images
 
 
 def _cuts(
@@ -222,4 +225,4 @@ def _serve(
             if isinstance(part, Files)
             else TensorSplit(torch.from_numpy(part[indices]), *common)
         )
-    return _Served(splits, preprocessing, augmentation)
+    return _Served(splits, preprocessing, augmentation, hashlib.sha256(sample.tobytes()).hexdigest())

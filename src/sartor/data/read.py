@@ -11,7 +11,7 @@ from sartor.data.idx import holds_idx, read_idx
 from sartor.data.npz import read_npz
 from sartor.data.source import DataError, Source
 
-__all__ = ["read_source"]
+__all__ = ["absolute_source", "read_source"]
 
 _KNOWN = "digits, FILE.npz, a folder with IDX files or with images by class, or hf:ID"
 
@@ -22,6 +22,15 @@ def read_source(typed: str, *, memory_mb: float) -> Source:
         return _read(typed, memory_mb)
     except OSError as error:
         raise DataError(f"{typed}: cannot be read ({error.strerror or error}); check the path") from error
+
+
+def absolute_source(typed: str) -> str:
+    """Return what the user typed so that it is found from any folder: paths are absolute, names stay."""
+    scheme = "hf:" if typed.startswith("hf:") else ""
+    path = Path(typed.removeprefix(scheme))
+    if typed == "digits" or not (path.exists() or holds_idx(path)):
+        return typed
+    return f"{scheme}{path.absolute()}"
 
 
 def _read(typed: str, memory_mb: float) -> Source:

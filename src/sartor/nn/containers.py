@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -46,7 +46,7 @@ class OneOf(Elastic, torch.nn.ModuleDict):
 
 
 class Repeat(Elastic):
-    """Blocks of which the first `depth` run, or those that an index list names, in order: x -> x.
+    """Blocks of which the first `depth` run, or those that an index list names, in order: x -> x. 0 runs none.
 
     Iterating, indexing by slice and calling follow the choice in force, so it stands in for a `Sequential` as
     well as for a list that a model loops over. Under soft depths the output is the expectation over the
@@ -58,7 +58,8 @@ class Repeat(Elastic):
         self.depth = depth
         for i, block in enumerate(blocks):
             self.add_module(str(i), block)
-        longest = depth.extent if isinstance(depth, Size) else depth
+        options = depth.options if isinstance(depth, Size) else (depth,)
+        longest = max(max(_path(option), default=-1) + 1 for option in options)
         if longest > len(blocks):
             raise ValueError(f"depth {depth!r} needs {longest} blocks, got {len(blocks)}")
 
@@ -67,7 +68,7 @@ class Repeat(Elastic):
         depth = self.depth
         if not isinstance(depth, Size):
             return []
-        kept = {option: set(indices(option)) for option in depth.options}
+        kept = {option: set(_path(option)) for option in depth.options}
         return [(str(i), depth, tuple(o for o in depth.options if i in kept[o])) for i in range(len(self._modules))]
 
     def _blocks(self) -> list[torch.nn.Module]:
@@ -77,7 +78,7 @@ class Repeat(Elastic):
         """The blocks in force; ValueError when the depth is soft."""
         blocks = self._blocks()
         value = self.depth.value if isinstance(self.depth, Size) else self.depth
-        return [blocks[i] for i in indices(value)]
+        return [blocks[i] for i in _path(value)]
 
     def forward(self, x: Tensor) -> Tensor:
         """The blocks in force, one after the other."""
@@ -96,7 +97,7 @@ class Repeat(Elastic):
         for weight, option, chance in zip(weights, depth.options, weights.tolist(), strict=True):
             if chance == 0.0:
                 continue
-            path = tuple(indices(option))
+            path = tuple(_path(option))
             for i in range(len(path)):
                 if path[: i + 1] not in outputs:
                     outputs[path[: i + 1]] = blocks[path[i]](outputs[path[:i]])
@@ -125,3 +126,8 @@ class Repeat(Elastic):
         if isinstance(self.depth, Size) and self.depth.is_soft:
             return len(self._modules)
         return len(self.active())
+
+
+def _path(depth: Option) -> Sequence[int]:
+    """The blocks that run at a depth, in order."""
+    return () if type(depth) is int and depth == 0 else indices(depth)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Recipe:
         decays: number of decays, evenly spread over the training: every 2.4 of 360 epochs in the paper's
             family. So the schedule keeps its shape in a training of any length.
         final_lr: part of the initial learning rate below which it never falls (the constant ending).
+        schedule: "exponential", which the three above describe, or "cosine": half a cosine down to zero, which uses
+            a training of minutes better (Loshchilov and Hutter, ICLR 2017, arXiv:1608.03983).
         momentum: of the optimiser.
         rho: decay of the optimiser's running mean of squared gradients.
         eps: added to that mean before the root is taken.
@@ -41,6 +43,7 @@ class Recipe:
     decay: float = 0.97
     decays: float = 150.0
     final_lr: float = 0.05
+    schedule: Literal["exponential", "cosine"] = "exponential"
     momentum: float = 0.9
     rho: float = 0.9
     eps: float = 1e-3
@@ -49,9 +52,11 @@ class Recipe:
     weight_decay: float = 1e-5
 
     def learning_rate(self, step: int, steps: int, batch_size: int) -> float:
-        """Return the learning rate of a step: exponential decay in stairs, then the constant ending."""
-        factor = self.decay ** math.floor(self.decays * step / max(steps, 1))
-        return self.lr * math.sqrt(batch_size / 4096) * max(factor, self.final_lr)
+        """Return the learning rate of a step: exponential decay in stairs, then the constant ending; or a cosine."""
+        peak, part = self.lr * math.sqrt(batch_size / 4096), step / max(steps, 1)
+        if self.schedule == "cosine":
+            return peak * (1 + math.cos(math.pi * part)) / 2
+        return peak * max(self.decay ** math.floor(self.decays * part), self.final_lr)
 
     def optimizer(self, net: nn.Module) -> RMSProp:
         """Return the optimiser of a network's weights; its learning rate is set at each step."""

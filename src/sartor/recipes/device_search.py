@@ -18,21 +18,20 @@ import pickle
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 import sartor
-from sartor import names
+from sartor import names, own
 from sartor.architecture import Architecture
+from sartor.data.read import absolute_source
 from sartor.deploy.parity import ExportError
-from sartor.objective import Objective, costs, violation
-from sartor.pareto import non_dominated_sort
+from sartor.objective import Objective, violation
 from sartor.protocols import Strategy, Target
 from sartor.recipes.job import LIMITS, Job, Say
 from sartor.recipes.planning import more_trials, plan
@@ -45,6 +44,7 @@ from sartor.recipes.verification import (
     read_member,
     recommend,
     select_front,
+    worth_verifying,
     write_member,
 )
 from sartor.report import write_report
@@ -53,7 +53,7 @@ from sartor.search import search
 from sartor.targets import load_target
 from sartor.targets.artefacts import TargetError
 from sartor.task import Task, load_task
-from sartor.trial import Trial, TrialLog
+from sartor.trial import TrialLog
 
 __all__ = ["resume", "search_for_device"]
 
@@ -107,9 +107,10 @@ def search_for_device(
     names.check("spaces", space)
     names.check("strategies", strategy)
     arguments = {
-        "data": task.name if isinstance(data, Task) else str(data), "given": isinstance(data, Task), "target": target,
-        "limits": dict(limits or {}), "budget_s": budget_s if steps is None else None, "steps": steps,
-        "trials": trials, "space": space, "strategy": strategy, "seed": seed, "threads": threads,
+        "data": task.name if isinstance(data, Task) else absolute_source(str(data)), "given": isinstance(data, Task),
+        "target": own.absolute(target), "limits": dict(limits or {}), "budget_s": budget_s if steps is None else None,
+        "steps": steps, "trials": trials, "space": own.absolute(space), "strategy": own.absolute(strategy),
+        "seed": seed, "threads": threads,
         "trial_timeout_s": trial_timeout_s,
         "image_size": image_size,
     }  # fmt: skip
@@ -242,8 +243,10 @@ def _search(job: Job, supernet: nn.Module) -> dict[Architecture, float]:
     if not feasible:
         job.say("no trial kept the limits; verifying those of the measured sample that do")
         return {arch: goals[1].measure(arch) for arch in samples_within(job)[: job.plan["verified"]]}
-    chosen = _best_layers(list(feasible.values()), goals[:2], job.plan["verified"])
-    return {trial.arch: trial.values["latency_ms"] for trial in chosen}
+    chosen = worth_verifying(list(feasible.values()), goals[:2], job.plan["verified"])
+    candidates = {trial.arch: trial.values["latency_ms"] for trial in chosen}
+    smallest = job.space.smallest()  # the fastest end of every front, and few trials come near
+    return candidates if smallest not in samples_within(job) else {smallest: goals[1].measure(smallest), **candidates}
 
 
 def _strategy(job: Job, goals: list[Objective]) -> Strategy:
@@ -256,27 +259,8 @@ def _strategy(job: Job, goals: list[Objective]) -> Strategy:
     return strategy
 
 
-def _best_layers(trials: list[Trial], goals: Sequence[Objective], count: int) -> list[Trial]:
-    """`count` trials, from fast to slow: the front, and while there is room the front of what remains.
-
-    Shared weights and predicted latency rank roughly, so networks just behind the front deserve to be measured. Of a
-    layer that does not fit whole, trials are taken evenly along it, both ends included.
-    """
-    points = np.array([costs(trial, goals) for trial in trials])
-    chosen: list[Trial] = []
-    for layer in non_dominated_sort(points):
-        ordered = sorted((trials[i] for i in layer), key=lambda trial: costs(trial, goals)[::-1])
-        room = count - len(chosen)
-        if len(ordered) > room:
-            ordered = [ordered[round(i * (len(ordered) - 1) / max(1, room - 1))] for i in range(room)]
-        chosen += ordered
-        if len(chosen) == count:
-            break
-    return sorted(chosen, key=lambda trial: costs(trial, goals)[::-1])
-
-
 def _baselines(job: Job) -> list[Member]:
-    trained = {"trained": "from scratch", "steps": job.plan["steps"] + job.plan["finetune_steps"]}
+    trained = {"trained": "from scratch", "steps": job.plan["baseline_steps"]}
     return [
         member
         for name, arch in job.hand_made().items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from sartor.supernet import extract, search_space
 from sartor.task import Task
 from sartor.workload import Workload, trace
 
-__all__ = ["LIMITS", "Job", "Say", "make_network", "usable_cores"]
+__all__ = ["LIMITS", "Job", "Say", "make_network"]
 
 Say = Callable[[str], None]
 
@@ -138,8 +137,3 @@ def make_network(space: str, **shape: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"space {space!r} made a {type(network).__name__}, not a network")
     return network
-
-
-def usable_cores() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

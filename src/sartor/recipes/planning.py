@@ -16,15 +16,16 @@ import torch
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
 from sartor.oneshot import BigNAS, Supervised
-from sartor.recipes.job import Job, usable_cores
+from sartor.recipes.job import Job
 from sartor.recipes.training import evaluation_batches, supernet_learner, supervised_learner
 from sartor.recipes.verification import complete_member, measure_members, write_member
 from sartor.supernet import extract
+from sartor.targets.machine import usable_cores
 
 __all__ = ["plan"]
 
 VERIFIED = 20  # networks of the predicted front that are fine-tuned and measured
-FINETUNING = 5  # each of them is fine-tuned for a fifth of the steps that the shared weights were trained
+SANDWICH = 4  # sub-networks in a step of the shared weights
 VERIFYING_SHARE = 0.4  # of the time that is left, for measuring and exporting at the most
 SEARCH_SHARE = 0.1  # of the time that neither planning nor verification takes; training has the rest
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
@@ -38,8 +39,8 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     started = time.monotonic()
     batch_size = min(32 if len(job.task.train) < 10_000 else 64, len(job.task.train))
     if steps is not None and trials is not None:
-        counts = {"steps": steps, "finetune_steps": steps // FINETUNING, "trials": trials, "verified": VERIFIED}
-        return {"batch_size": batch_size, **counts, "training_threads": 1}  # the same bits on any number of cores
+        # One thread: the same bits on any number of cores.
+        return {"batch_size": batch_size, **_counts(steps, trials, VERIFIED), "training_threads": 1}
     threads, step_s = _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
     plain_s = {name: _timed(_baseline_step(job, arch, batch_size)) for name, arch in job.hand_made().items()}
@@ -49,18 +50,28 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     verified = max(4, min(VERIFIED, math.floor(VERIFYING_SHARE * left / each_s)))
     rest = max(0.0, left - verified * each_s - len(plain_s) * measure_s)
     trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * rest / trial_s)))
-    # A step of the shared weights brings one of each baseline, and a part of one of each network that is shown.
-    baselines_s = (1 + 1 / FINETUNING) * sum(plain_s.values())
+    # A step of the shared weights brings one of each network that is shown, and as many of each baseline.
     shown_s = (plain_s["middle"] + plain_s["smallest"]) / 2  # networks of a front are smaller than the middle one
-    all_s = step_s + baselines_s + verified * shown_s / FINETUNING
+    all_s = step_s + verified * shown_s + (1 + SANDWICH / verified) * sum(plain_s.values())
     steps = int((rest - trials * trial_s) / all_s)
     if steps < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
-    counts = {"steps": max(MIN_STEPS, steps), "trials": trials, "verified": verified}
-    counts["finetune_steps"] = counts["steps"] // FINETUNING
+    counts = _counts(max(MIN_STEPS, steps), trials, verified)
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
     seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
     return {"batch_size": batch_size, **counts, "training_threads": threads, "seconds": seconds}
+
+
+def _counts(steps: int, trials: int, verified: int) -> dict[str, int]:
+    """The counts of a plan.
+
+    Each network that is shown is fine-tuned for as many steps as the shared weights had. A baseline has those steps,
+    and its part of the shared ones, in which each step trains four networks for all that are shown: equal cost.
+    """
+    baseline = steps + SANDWICH * steps // verified
+    return {
+        "steps": steps, "trials": trials, "verified": verified, "finetune_steps": steps, "baseline_steps": baseline
+    }  # fmt: skip
 
 
 def more_trials(job: Job, budget_s: float) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sartor.architecture import Architecture
 from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import fit
-from sartor.oneshot import BigNAS, Supervised
+from sartor.oneshot import BigNAS, Recipe, Supervised
 from sartor.recipes.job import Job, make_network
 from sartor.supernet import extract, recalibrate_batchnorm
 
@@ -24,6 +24,8 @@ __all__ = [
     "train",
 ]
 
+# Of the shared weights, of what is fine-tuned and of the baselines. In minutes nothing is learnt by heart: no dropout.
+RECIPE = Recipe(schedule="cosine", dropout=0.0)
 LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
@@ -39,9 +41,9 @@ def train(job: Job) -> nn.Module:
 def scratch_network(job: Job, name: str, arch: Architecture) -> nn.Module:
     """The network of `arch`, trained alone from scratch by the same recipe.
 
-    It has as many steps as a network of the front: those of the shared weights and those of its fine-tuning.
+    It costs as much as a network of the front: its fine-tuning, and its part of the training of the shared weights.
     """
-    steps = job.plan["steps"] + job.plan["finetune_steps"]
+    steps = job.plan["baseline_steps"]
     learner = supervised_learner(job, arch, steps=steps, batch_size=job.plan["batch_size"])
     _fit(job, learner, steps, name)
     recalibrate_batchnorm(learner.net, job.calibration)
@@ -49,17 +51,18 @@ def scratch_network(job: Job, name: str, arch: Architecture) -> nn.Module:
 
 
 def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
-    """The sub-network after a short training of its own, from the shared weights.
+    """The sub-network after a training of its own, from the shared weights.
 
     A step of it costs a fraction of a step of all: what a short training of the shared weights leaves undone is made
-    up here for the few networks that are shown. One that diverges is shown as it was.
+    up here for the few networks that are shown, at the full learning rate, as smaller ones leave more undone. One
+    that diverges is shown as it was.
     """
     network = specialised(supernet, arch, job.calibration)
     steps, size = job.plan["finetune_steps"], job.plan["batch_size"]
     if not steps:
         return network
     try:
-        learner = Supervised(network, job.task.loss, steps=steps, batch_size=size)
+        learner = Supervised(network, job.task.loss, steps=steps, batch_size=size, recipe=RECIPE)
         fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed + 1, progress=_quiet)
     except ValueError as error:
         job.say(f"{arch.id} is not fine-tuned: {error}")
@@ -77,6 +80,7 @@ def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:
         steps=steps,
         batch_size=batch_size,
         label_share=LABEL_SHARE,
+        recipe=RECIPE,
         seed=job.seed,
     )
 
@@ -87,7 +91,7 @@ def supervised_learner(job: Job, arch: Architecture, *, steps: int, batch_size: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         reset_parameters(network)
-    return Supervised(network, job.task.loss, steps=steps, batch_size=batch_size)
+    return Supervised(network, job.task.loss, steps=steps, batch_size=batch_size, recipe=RECIPE)
 
 
 def reset_parameters(network: nn.Module) -> None:

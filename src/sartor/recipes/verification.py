@@ -23,11 +23,13 @@ from sartor.deploy.program import pt2_runner
 from sartor.evaluation import predictions
 from sartor.nn import resized
 from sartor.nn.resolution import resize
+from sartor.objective import Objective, costs
 from sartor.pareto import non_dominated_sort
 from sartor.protocols import Artefact, Measurement
 from sartor.recipes.job import Job
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
+from sartor.trial import Trial
 from sartor.workload import macs, parameters
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "read_member",
     "recommend",
     "select_front",
+    "worth_verifying",
     "write_member",
 ]
 
@@ -213,6 +216,27 @@ def stored_network(job: Job, member: Member) -> nn.Module:
 def read_entry(job: Job, folder: Path) -> dict[str, Any]:
     """What was measured of the network in `folder` on the job's target."""
     return json.loads((folder / "measurement.json").read_text())["targets"][job.target.name]  # type: ignore[no-any-return]
+
+
+def worth_verifying(trials: Sequence[Trial], goals: Sequence[Objective], count: int) -> list[Trial]:
+    """Return `count` trials, from fast to slow: of each of as many bands of latency the one with the least error.
+
+    Shared weights rank networks of one speed; across speeds they flatter the small ones, which leave less to a
+    training of their own. So a slower network is taken though the trials show a faster one ahead of it. Bands are
+    equal in ratio; where some are empty, the front of what remains fills up, and then the front of what then remains.
+    `goals` are the error and the latency, in this order.
+    """
+    points = np.array([costs(trial, goals) for trial in trials])
+    best_first = np.lexsort(points.T[::-1])
+    scale = np.log(np.maximum(points[:, 1], 1e-12))
+    bands = np.floor(count * (scale - scale.min()) / (np.ptp(scale) or 1.0)).clip(max=count - 1)
+    chosen = [int(best_first[0]), int(np.lexsort(points.T)[0])]  # of least error, and the fastest
+    for i in best_first:
+        if bands[i] not in bands[chosen]:
+            chosen.append(int(i))
+    behind = [int(i) for layer in non_dominated_sort(points) for i in layer]
+    kept = list(dict.fromkeys([*chosen, *behind]))[:count]
+    return sorted((trials[i] for i in kept), key=lambda trial: costs(trial, goals)[::-1])
 
 
 def select_front(job: Job, members: Sequence[Member]) -> list[Path]:

@@ -6,12 +6,13 @@ arXiv:2003.11142 (every block has a skip, whose branch starts at zero).
 
 The image size decides how often the network halves it, down to about 4x4 (7x7 from 224), and so the number of
 stages. Searched: kernel, expansion and squeeze-and-excitation of each block; width and depth of each stage;
-the width of the head; and the input resolution where images have at least 24 pixels.
+the width of the head; and the input resolution where images have at least 24 pixels. The first stage, whose maps are
+the largest, has the small kernel and expansions that it has in the papers' networks.
 
 Differs from the papers:
 - ReLU everywhere: runtimes fuse it into the convolution, and it quantises well.
 - The squeeze gate follows MobileNetV3 (ratio 1/4 of the expanded width, hard sigmoid).
-- Stage widths and the small-image forms are ours; the papers start at 128 pixels.
+- Stage widths and the small-image forms are ours; the papers start at 128 pixels. Their first stage has expansion 1.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Form:
     kernels: tuple[int, ...]
 
 
+FIRST_KERNELS, FIRST_EXPANSIONS = (3,), (1, 2, 3)  # of the first stage
 WIDTHS = ((8, 16, 24), (16, 24, 40), (24, 40, 64), (48, 80, 112), (96, 144, 192))
 TINY = Form(((4, 8, 16), (8, 16, 32)), blocks=2, expansions=(2, 3, 4), kernels=(3, 5))  # below 16 pixels
 SMALL = Form(WIDTHS, blocks=3, expansions=(2, 3, 4), kernels=(3, 5))  # below 64 pixels
@@ -77,8 +79,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        y = F.relu(self.expand_norm(self.expand_conv(x)))
-        y = self.squeeze(F.relu(self.depth_norm(self.depth_conv(y))))
+        y = F.relu(self.expand_norm(self.expand_conv(x)), inplace=True)  # nothing else reads a norm's output
+        y = self.squeeze(F.relu(self.depth_norm(self.depth_conv(y)), inplace=True))
         out: Tensor = self.project_norm(self.project_conv(y)) + self.skip(x)
         return out
 
@@ -111,12 +113,14 @@ class MobileNet(nn.Module):
         self.stem_conv = Conv2d(channels, before, 3, stem_stride, 1, bias=False)
         self.stem_norm = BatchNorm2d(before)
         self.stages = nn.Sequential()
-        for width, stride in zip(widths, strides, strict=True):
+        for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             side = math.ceil(side / stride)
-            kernels = form.kernels if side >= 7 else (3,)  # a smaller map has little to show to a larger kernel
-            first = InvertedResidual(before, width, stride, kernels, form.expansions)
-            more = [InvertedResidual(width, width, 1, kernels, form.expansions) for _ in range(form.blocks - 1)]
-            self.stages.append(Repeat(first, *more, depth=Choice(range(1, form.blocks + 1))))
+            kernels = form.kernels if i and side >= 7 else FIRST_KERNELS  # a small map shows a large kernel little
+            expansions = form.expansions if i else FIRST_EXPANSIONS
+            first = InvertedResidual(before, width, stride, kernels, expansions)
+            more = [InvertedResidual(width, width, 1, kernels, expansions) for _ in range(form.blocks - 1)]
+            # The first stage keeps size and width, so that the network can do without it.
+            self.stages.append(Repeat(first, *more, depth=Choice(range(i > 0, form.blocks + 1))))
             before = width
         last = before.extent
         self.head_width = Choice([last, 2 * last, 4 * last])
@@ -128,8 +132,8 @@ class MobileNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, classes)."""
-        x = self.stages(F.relu(self.stem_norm(self.stem_conv(x))))
-        x = F.relu(self.head_norm(self.head_conv(x))).mean((2, 3))
+        x = self.stages(F.relu(self.stem_norm(self.stem_conv(x)), inplace=True))
+        x = F.relu(self.head_norm(self.head_conv(x)), inplace=True).mean((2, 3))
         logits: Tensor = self.classifier(self.dropout(x))
         return logits
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Neighbours", "growth", "processor"]
+__all__ = ["Neighbours", "growth", "processor", "usable_cores"]
 
 # Instructions that decide how fast, and in int8 how exactly, a network runs.
 _FLAGS = frozenset(
@@ -38,7 +38,7 @@ def processor() -> dict[str, str]:
         "processor": " ".join(model.split()),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count() or 1),
-        "cores_usable": str(_usable()),
+        "cores_usable": str(usable_cores()),
         "flags": " ".join(sorted(flags & _FLAGS)),
         "virtualised": virtual,
         "governor": governor or "unknown",
@@ -132,7 +132,8 @@ def _books() -> tuple[float, float, float, float] | None:
     return time.monotonic(), user + nice + system + irq + softirq, steal, time.process_time()
 
 
-def _usable() -> int:
+def usable_cores() -> int:
+    """Return the number of processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
