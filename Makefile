@@ -1,18 +1,19 @@
 # Everything happens in ./.venv; no target needs one to be active, or anything but a Python of 3.11 or later.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check docs clean
+.PHONY: help venv demo test coverage check docs clean
 
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
 help:
-	@echo "make demo   tailor networks to this machine, in about three minutes, into runs/demo"
-	@echo "make test   format, lint, types and the quick tests"
-	@echo "make venv   set up $(VENV) and nothing else"
-	@echo "make check  format, lint, types and import directions"
-	@echo "make docs   build the documentation into site/"
-	@echo "make clean  remove builds and caches; $(VENV) and runs/ stay"
+	@echo "make demo      tailor networks to this machine, in about three minutes, into runs/demo"
+	@echo "make test      format, lint, types and the quick tests"
+	@echo "make coverage  the quick tests with branch coverage, which must be 95 %"
+	@echo "make venv      set up $(VENV) and nothing else"
+	@echo "make check     format, lint, types and import directions"
+	@echo "make docs      build the documentation into site/"
+	@echo "make clean     remove builds and caches; $(VENV) and runs/ stay"
 
 venv: $(STAMP)
 
@@ -27,6 +28,9 @@ demo: $(STAMP)
 
 test: check
 	@$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not target"
+
+coverage: $(STAMP)
+	@$(BIN)/python -m pytest -n 2 -q -m "not slow and not gpu and not target" --cov --cov-report=term
 
 check: $(STAMP)
 	@scripts/check

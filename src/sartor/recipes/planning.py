@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,10 +24,9 @@ from sartor.targets.machine import usable_cores
 
 __all__ = ["plan"]
 
-VERIFIED = 20  # networks of the predicted front that are fine-tuned and measured
+VERIFIED, MIN_VERIFIED = 20, 8  # networks that the search found, and that are fine-tuned and measured
 SANDWICH = 4  # sub-networks in a step of the shared weights
-VERIFYING_SHARE = 0.4  # of the time that is left, for measuring and exporting at the most
-SEARCH_SHARE = 0.1  # of the time that neither planning nor verification takes; training has the rest
+SEARCH_SHARE = 0.08  # of the time that planning leaves
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
 FRONT_SHARE = 0.3  # of the measured networks end on the front, about, and are exported in every format
 REPORT_S = 6.0
@@ -43,20 +42,21 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
         return {"batch_size": batch_size, **_counts(steps, trials, VERIFIED), "training_threads": 1}
     threads, step_s = _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
-    plain_s = {name: _timed(_baseline_step(job, arch, batch_size)) for name, arch in job.hand_made().items()}
+    plain_s = _plain_seconds(job, batch_size)
     trial_s, (measure_s, export_s) = _timed(_trial(job)), _verification_seconds(job)
-    left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S
+    left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S - len(plain_s) * measure_s
     each_s = measure_s + FRONT_SHARE * export_s
-    verified = max(4, min(VERIFIED, math.floor(VERIFYING_SHARE * left / each_s)))
-    rest = max(0.0, left - verified * each_s - len(plain_s) * measure_s)
-    trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * rest / trial_s)))
-    # A step of the shared weights brings one of each network that is shown, and as many of each baseline.
-    shown_s = (plain_s["middle"] + plain_s["smallest"]) / 2  # networks of a front are smaller than the middle one
-    all_s = step_s + verified * shown_s + (1 + SANDWICH / verified) * sum(plain_s.values())
-    steps = int((rest - trials * trial_s) / all_s)
-    if steps < MIN_STEPS:
+    trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * left / trial_s)))
+    affordable, verified = 0, MIN_VERIFIED
+    for verified in range(VERIFIED, MIN_VERIFIED - 1, -1):
+        # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
+        networks_s = verified * _mean_step(plain_s) + (1 + SANDWICH / verified) * sum(plain_s.values())
+        affordable = int((left - trials * trial_s - verified * each_s) / (step_s + networks_s))
+        if affordable * batch_size >= len(job.task.train):  # rather fewer networks than some that saw half the data
+            break
+    if affordable < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
-    counts = _counts(max(MIN_STEPS, steps), trials, verified)
+    counts = _counts(max(MIN_STEPS, affordable), trials, verified)
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
     seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
     return {"batch_size": batch_size, **counts, "training_threads": threads, "seconds": seconds}
@@ -74,14 +74,20 @@ def _counts(steps: int, trials: int, verified: int) -> dict[str, int]:
     }  # fmt: skip
 
 
+def _mean_step(plain_s: Mapping[str, float]) -> float:
+    """Seconds of a step of a network to be verified: they are spread evenly, in ratio, from smallest to largest."""
+    least, most = plain_s["smallest"], plain_s["largest"]
+    return (most - least) / math.log(most / least) if most > least else most
+
+
 def more_trials(job: Job, budget_s: float) -> int:
     """How many further trials fit into `budget_s` more seconds, beside fine-tuning and verifying a new front."""
     seconds = job.plan.get("seconds")
     if not seconds:
         measure_s, export_s = _verification_seconds(job)
-        step_s = _timed(_baseline_step(job, job.middle(), job.plan["batch_size"]))
-        seconds = {"trial": _timed(_trial(job)), "measure": measure_s, "export": export_s, "middle": step_s}
-    finetune_s = job.plan["finetune_steps"] * seconds["middle"]
+        steps_s = _plain_seconds(job, job.plan["batch_size"])
+        seconds = {"trial": _timed(_trial(job)), "measure": measure_s, "export": export_s, **steps_s}
+    finetune_s = job.plan["finetune_steps"] * _mean_step(seconds)
     each_s = finetune_s + 2 * seconds["measure"] + FRONT_SHARE * seconds["export"]  # the earlier are measured again
     return max(1, int((budget_s - job.plan["verified"] * each_s - REPORT_S) / seconds["trial"]))
 
@@ -110,6 +116,11 @@ def _fastest_threads(job: Job, batch_size: int) -> tuple[int, float]:
 
 def _step(job: Job, learner: BigNAS | Supervised, batch_size: int) -> Callable[[], object]:
     return lambda: learner.step(job.task.train.batch(learner.done, batch_size, augment=True))
+
+
+def _plain_seconds(job: Job, batch_size: int) -> dict[str, float]:
+    """Seconds of a step of each hand-made network."""
+    return {name: _timed(_baseline_step(job, arch, batch_size)) for name, arch in job.hand_made().items()}
 
 
 def _baseline_step(job: Job, arch: Any, batch_size: int) -> Callable[[], object]:
