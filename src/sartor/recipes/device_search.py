@@ -36,7 +36,7 @@ from sartor.protocols import Strategy, Target
 from sartor.recipes.job import LIMITS, Job, Say
 from sartor.recipes.planning import more_trials, plan
 from sartor.recipes.profiling import counts, latency, profile, samples_within
-from sartor.recipes.training import PortableError, finetuned, scratch_network, train
+from sartor.recipes.training import PortableError, finetuned, scratch_network, steps_alone, train
 from sartor.recipes.verification import (
     Member,
     complete_member,
@@ -260,25 +260,22 @@ def _strategy(job: Job, goals: list[Objective]) -> Strategy:
 
 
 def _baselines(job: Job) -> list[Member]:
-    trained = {"trained": "from scratch", "steps": job.plan["baseline_steps"]}
-    return [
-        member
-        for name, arch in job.hand_made().items()
-        if (
-            member := _written(
-                job, job.path / "baselines" / name, arch, partial(scratch_network, job, name, arch), trained
-            )
-        )
-    ]
+    members = []
+    for name, arch in job.hand_made().items():
+        trained = {"trained": "from scratch", "steps": steps_alone(job, arch, "baseline_steps")}
+        train_alone = partial(scratch_network, job, name, arch)
+        member = _written(job, job.path / "baselines" / name, arch, train_alone, trained)
+        members += [member] if member else []
+    return members
 
 
 def _verify(
     job: Job, supernet: nn.Module, candidates: Mapping[Architecture, float], baselines: list[Member]
 ) -> Path | None:
-    counted = {"steps": job.plan["steps"], "finetune_steps": job.plan["finetune_steps"]}
-    trained = {"trained": "shared weights, then fine-tuned", **counted}
     members = []
     for arch in candidates:
+        counted = {"steps": job.plan["steps"], "finetune_steps": steps_alone(job, arch, "finetune_steps")}
+        trained = {"trained": "shared weights, then fine-tuned", **counted}
         kept = job.path / "pareto" / arch.id
         folder = kept if kept.is_dir() else job.path / "candidates" / arch.id
         member = _written(job, folder, arch, partial(finetuned, job, supernet, arch), trained)

@@ -5,19 +5,19 @@ Short trials of each kind of work are timed on this machine; the counts are writ
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
 from sartor.oneshot import BigNAS, Supervised
 from sartor.recipes.job import Job
-from sartor.recipes.training import evaluation_batches, supernet_learner, supervised_learner
+from sartor.recipes.training import evaluation_batches, longer, supernet_learner, supervised_learner
 from sartor.recipes.verification import complete_member, measure_members, write_member
 from sartor.supernet import extract
 from sartor.targets.machine import usable_cores
@@ -47,10 +47,11 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S - len(plain_s) * measure_s
     each_s = measure_s + FRONT_SHARE * export_s
     trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * left / trial_s)))
+    baselines_s = sum(seconds * longer(seconds, plain_s["middle"]) for seconds in plain_s.values())
     affordable, verified = 0, MIN_VERIFIED
     for verified in range(VERIFIED, MIN_VERIFIED - 1, -1):
         # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
-        networks_s = verified * _mean_step(plain_s) + (1 + SANDWICH / verified) * sum(plain_s.values())
+        networks_s = verified * _mean_step(plain_s) + (1 + SANDWICH / verified) * baselines_s
         affordable = int((left - trials * trial_s - verified * each_s) / (step_s + networks_s))
         if affordable * batch_size >= len(job.task.train):  # rather fewer networks than some that saw half the data
             break
@@ -65,8 +66,9 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
 def _counts(steps: int, trials: int, verified: int) -> dict[str, int]:
     """The counts of a plan.
 
-    Each network that is shown is fine-tuned for as many steps as the shared weights had. A baseline has those steps,
-    and its part of the shared ones, in which each step trains four networks for all that are shown: equal cost.
+    Each network that is shown is fine-tuned for as many steps as the shared weights had, a small one for more. A
+    baseline has those steps, and its part of the shared ones, in which each step trains four networks for all that are
+    shown: equal cost.
     """
     baseline = steps + SANDWICH * steps // verified
     return {
@@ -75,9 +77,9 @@ def _counts(steps: int, trials: int, verified: int) -> dict[str, int]:
 
 
 def _mean_step(plain_s: Mapping[str, float]) -> float:
-    """Seconds of a step of a network to be verified: they are spread evenly, in ratio, from smallest to largest."""
-    least, most = plain_s["smallest"], plain_s["largest"]
-    return (most - least) / math.log(most / least) if most > least else most
+    """Seconds that a planned step of a network to be verified takes: they are spread evenly, in ratio."""
+    costs = np.geomspace(plain_s["smallest"], plain_s["largest"], 9)
+    return float(np.mean([cost * longer(cost, plain_s["middle"]) for cost in costs]))
 
 
 def more_trials(job: Job, budget_s: float) -> int:

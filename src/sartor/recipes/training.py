@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,12 +14,15 @@ from sartor.fit import fit
 from sartor.oneshot import BigNAS, Recipe, Supervised
 from sartor.recipes.job import Job, make_network
 from sartor.supernet import extract, recalibrate_batchnorm
+from sartor.workload import macs
 
 __all__ = [
     "PortableError",
     "evaluation_batches",
     "finetuned",
+    "longer",
     "scratch_network",
+    "steps_alone",
     "supernet_learner",
     "supervised_learner",
     "train",
@@ -29,6 +33,7 @@ RECIPE = Recipe(schedule="cosine", dropout=0.0)
 LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
+LONGEST = 3.0  # times the planned steps, for the smallest networks
 
 
 def train(job: Job) -> nn.Module:
@@ -43,7 +48,7 @@ def scratch_network(job: Job, name: str, arch: Architecture) -> nn.Module:
 
     It costs as much as a network of the front: its fine-tuning, and its part of the training of the shared weights.
     """
-    steps = job.plan["baseline_steps"]
+    steps = steps_alone(job, arch, "baseline_steps")
     learner = supervised_learner(job, arch, steps=steps, batch_size=job.plan["batch_size"])
     _fit(job, learner, steps, name)
     recalibrate_batchnorm(learner.net, job.calibration)
@@ -58,7 +63,7 @@ def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
     that diverges is shown as it was.
     """
     network = specialised(supernet, arch, job.calibration)
-    steps, size = job.plan["finetune_steps"], job.plan["batch_size"]
+    steps, size = steps_alone(job, arch, "finetune_steps"), job.plan["batch_size"]
     if not steps:
         return network
     try:
@@ -69,6 +74,20 @@ def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
         return specialised(supernet, arch, job.calibration)
     recalibrate_batchnorm(network, job.calibration)
     return network.eval()
+
+
+def longer(cost: float, middle: float) -> float:
+    """How many times as long as planned a network trains alone: the cheaper than the middle one, the longer.
+
+    Small networks learn slowly and cost little. By the root of the cost, so that they still cost less in all.
+    """
+    return min(LONGEST, max(1.0, math.sqrt(middle / max(cost, 1e-12))))
+
+
+def steps_alone(job: Job, arch: Architecture, planned: str) -> int:
+    """The steps that a network trains alone: those of the plan named `planned`, and more for a small one."""
+    cost, middle = (float(macs(job.workload(one))) for one in (arch, job.middle()))
+    return round(job.plan[planned] * longer(cost, middle))
 
 
 def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:

@@ -284,15 +284,24 @@ def _notes(record: Record, front: Sequence[Json], baselines: Sequence[Json]) -> 
 
 def _trainings(verified: Sequence[Json], baselines: Sequence[Json]) -> list[str]:
     """Say how the networks were trained, so that a reader can judge whether they are compared fairly."""
+    tuned = [row for row in verified if row["steps"] is not None and row["finetune_steps"] is not None]
     found: dict[str, list[str]] = {}
+    if tuned:
+        shared, own = (_span([row[name] for row in tuned]) for name in ("steps", "finetune_steps"))
+        found[f"shared weights {shared} steps + {own} of its own"] = [row["name"] for row in tuned]
     for row in [*verified, *baselines]:
-        if row["training"]:
+        if row["training"] and row not in tuned:
             found.setdefault(row["training"], []).append(row["name"])
     kinds = []
     for training, names in found.items():
         who = ", ".join(names) if len(names) <= len(BASELINES) else f"{len(names)} networks"
         kinds.append(f"{who} ({training})")
     return [f"How the networks were trained: {'; '.join(kinds)}."] if kinds else []
+
+
+def _span(numbers: Sequence[float]) -> str:
+    least, most = (f"{number:,.0f}" for number in (min(numbers), max(numbers)))
+    return least if least == most else f"{least} to {most}"
 
 
 def _noise(rows: Sequence[Json]) -> list[str]:
