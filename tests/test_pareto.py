@@ -53,6 +53,14 @@ def test_infinite_points_are_last() -> None:
     assert [front.tolist() for front in non_dominated_sort(points)] == [[1, 2], [0, 3]]
 
 
+@given(clouds())
+def test_infinities_of_both_signs_are_ordinary_coordinates(points: Points) -> None:
+    points = np.where(points == 0, -np.inf, np.where(points == 4, np.inf, points))
+    fronts = non_dominated_sort(points)
+    assert [front.tolist() for front in fronts] == brute_sort(points)
+    assert pareto_front(points).tolist() == fronts[0].tolist()
+
+
 def test_crowding_by_hand() -> None:
     points = np.array([[0, 4], [1, 2], [3, 1], [4, 0]], dtype=float)
     assert crowding_distance(points).tolist() == [np.inf, 3 / 4 + 3 / 4, 3 / 4 + 2 / 4, np.inf]
@@ -86,6 +94,8 @@ def test_empty_and_wrong_input() -> None:
     assert hypervolume([], [1.0, 1.0]) == 0 and hypervolume(np.empty((0, 3)), [1.0, 1.0, 1.0]) == 0
     assert pareto_front([]).tolist() == [] and non_dominated_sort([]) == [] and len(crowding_distance([])) == 0
     assert hypervolume([[1.0, 0.0]], [1.0, 1.0]) == 0  # on the edge of the box
+    assert hypervolume([[-np.inf, 0.0, 0.0], [0.0, 0.5, 0.5]], [1.0, 1.0, 1.0]) == np.inf
+    assert hypervolume([[-np.inf, 1.0, 0.0], [0.0, 0.5, 0.5]], [1.0, 1.0, 1.0]) == 0.25
     for wrong in ([[np.nan, 1.0]], [1.0, 2.0]):
         with pytest.raises(ValueError, match=r"NaN|shape"):
             pareto_front(wrong)

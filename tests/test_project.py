@@ -51,9 +51,9 @@ def test_versions_agree() -> None:
 
 def test_extras_are_there() -> None:
     extras = project()["optional-dependencies"]
-    assert {"onnx", "openvino", "hf", "ray", "docs", "dev", "all"} <= set(extras)
+    assert {"onnx", "openvino", "hf", "ray", "search", "bench", "docs", "dev", "all"} <= set(extras)
     every = {part for text in extras["all"] for part in Requirement(text).extras}
-    assert every == {"onnx", "openvino", "hf", "ray"}, "torchvision and timm stay outside `all`"
+    assert every == {"onnx", "openvino", "hf", "ray", "search", "bench"}, "torchvision and timm stay outside `all`"
 
 
 def test_every_dependency_is_pinned_within_its_bounds() -> None:

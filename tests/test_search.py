@@ -25,7 +25,7 @@ from sartor.protocols import NotReady
 from sartor.search import ResumeError, StrategyError, search
 from sartor.space import NothingFound, SearchSpace
 from sartor.strategies import RandomSearch
-from sartor.trial import Trial, TrialLog
+from sartor.trial import Candidate, Trial, TrialLog
 
 SPACE = SearchSpace({"a": (0, 1, 2, 3), "b": (0, 1, 2, 3)})
 
@@ -143,6 +143,80 @@ def test_progress_sees_every_trial_after_it_was_told() -> None:
     assert [(trial.number, told) for trial, told in seen] == [(0, 1), (1, 2)]
 
 
+# ---- budgets --------------------------------------------------------------------------------------
+
+
+class Budgeted:
+    """Asks for the candidates that it is given."""
+
+    def __init__(self, *asked: tuple[int, float]) -> None:
+        self.asked = [Candidate(Architecture({"a": a, "b": 0}), budget) for a, budget in asked]
+        self.told: list[Trial] = []
+        self.next = 0
+
+    def ask(self, rng: random.Random) -> Candidate:
+        self.next += 1
+        return self.asked[self.next - 1]
+
+    def tell(self, trial: Trial) -> None:
+        self.told.append(trial)
+
+
+def scaled(arch: Architecture, budget: float) -> float:
+    """The larger, the smaller the budget."""
+    return total(arch) + 1 / budget
+
+
+BUDGETS = (0, 0.5), (1, 0.5), (0, 1.0), (0, 0.5), (0, 1.0)
+
+
+def with_fidelity(seen: list[int]) -> list[Objective]:
+    def latency(arch: Architecture) -> float:
+        seen.append(number(arch))
+        return 7.0
+
+    return [Objective("error", scaled, fidelity=True), Objective("ms", latency)]
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_what_is_known_is_known_by_architecture_and_budget(tmp_path: Path, threads: bool) -> None:
+    seen: list[int] = []
+    with ThreadPoolExecutor(1) as pool, TrialLog(tmp_path / "run.sqlite") as log:
+        executor = pool if threads else None
+        search(SPACE, Budgeted(*BUDGETS), with_fidelity(seen), trials=5, log=log, executor=executor)
+    assert seen == [0, 1], "what has no fidelity is measured once for all budgets"
+    with TrialLog(tmp_path / "run.sqlite", readonly=True) as log:
+        assert [(trial.arch["a"], trial.budget) for trial in log] == [*BUDGETS]
+        assert [trial.values["error"] for trial in log] == [2.0, 3.0, 1.0, 2.0, 1.0]
+        assert [trial.note for trial in log] == ["", "", "", "repeats trial 0", "repeats trial 2"]
+        assert {trial.values["ms"] for trial in log} == {7.0}
+        assert [trial.number for trial in log.pareto([Objective("error", scaled)])] == [2]
+
+
+def test_budgets_are_replayed_and_reach_processes() -> None:
+    objectives = [Objective("error", scaled, fidelity=True)]
+    log = search(SPACE, Budgeted(*BUDGETS), objectives, trials=3, time_limit_s=60.0)
+    assert [trial.values["error"] for trial in log] == [2.0, 3.0, 1.0]
+    search(SPACE, Budgeted(*BUDGETS), objectives, trials=5, log=log)
+    assert log[4].note == "repeats trial 2"
+    other = Budgeted((0, 0.25), *BUDGETS[1:])
+    with pytest.raises(ResumeError, match=r"is \w{12} with the budget 0.5, but .* for \w{12} with the budget 0.25"):
+        search(SPACE, other, objectives, trials=9, log=log)
+
+
+def test_without_fidelity_every_evaluation_is_a_full_one() -> None:
+    strategy = Budgeted(*BUDGETS)
+    log = search(SPACE, strategy, one(total), trials=5)
+    assert {trial.budget for trial in log} == {1.0} and strategy.told == list(log)
+    assert [trial.note for trial in log] == ["", "", "repeats trial 0", "repeats trial 0", "repeats trial 0"]
+
+
+def test_a_value_that_all_budgets_share_is_held_against_its_bound_again() -> None:
+    objectives = [Objective("error", scaled, fidelity=True), Objective("ms", total, at_most=0.0)]
+    log = search(SPACE, Budgeted((1, 0.5), (1, 1.0)), objectives, trials=2)
+    assert [trial.state for trial in log] == ["infeasible", "infeasible"]
+
+
 # ---- strategies that go wrong ---------------------------------------------------------------------
 
 
@@ -185,6 +259,41 @@ def test_a_wrong_strategy_is_one_clear_error_and_nothing_told_is_lost(
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match=message) as caught:
         search(SPACE, Wrong(how), one(total), trials=3, log=log, executor=pool if threads else None)
     assert len(log) == kept and isinstance(caught.value, (StrategyError, NothingFound))
+
+
+ARCH = Architecture({"a": 0, "b": 0})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (None, "for None of type NoneType: return an Architecture, or a Candidate of one"),
+        ({"a": 0, "b": 0}, "of type dict: return an Architecture"),
+        ([ARCH], "of type list"),
+        ((ARCH, 0.5), "of type tuple"),
+        (Candidate({"a": 0, "b": 0}), "of type Candidate"),  # type: ignore[arg-type]
+        (Candidate(ARCH, 0.0), "for the budget 0.0: give a number above 0 and up to 1"),
+        (Candidate(ARCH, 1.5), "the budget 1.5"),
+        (Candidate(ARCH, math.nan), "the budget nan"),
+        (Candidate(ARCH, True), "the budget True"),
+        (Candidate(ARCH, "full"), "the budget 'full'"),  # type: ignore[arg-type]
+        (Candidate(Architecture({"a": 9, "b": 0}), 0.5), "which is not in the space"),
+        (Architecture({"a": 0}), "which is not in the space"),
+        (Architecture({"a": 0, "b": 0, "c": 0}), "which is not in the space"),
+        (Architecture({"a": 0, "c": 0}), "which is not in the space"),
+        (Architecture({"a": 0, "b": False}), "which is not in the space"),
+        (Architecture({"a": 0, "b": "x" * 9999}), "which is not in the space"),
+    ],
+)
+def test_whatever_is_no_candidate_of_the_space_is_one_line(asked: Any, message: str) -> None:
+    class Odd(Scripted):
+        def ask(self, rng: random.Random) -> Any:
+            return asked if self.told else ARCH
+
+    log = TrialLog()
+    with pytest.raises(StrategyError, match=message) as caught:
+        search(SPACE, Odd(), one(total), trials=3, log=log)
+    assert len(log) == 1 and len(str(caught.value)) < 400 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +392,28 @@ def test_a_state_that_cannot_be_kept_is_said_and_loses_no_trial(monkeypatch: pyt
     with pytest.raises(StrategyError, match=r"state of Counting cannot be kept: a Random at 'state.random'"):
         search(SPACE, Counting(), one(total), trials=3, log=log)
     assert len(log) == 1
+
+
+def test_a_state_that_cannot_be_had_loses_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def state_dict(self: Counting) -> dict[str, Any]:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(Counting, "state_dict", state_dict)
+    log = TrialLog()
+    with pytest.raises(StrategyError, match="state of Counting cannot be kept: two lines"):
+        search(SPACE, Counting(), one(total), trials=3, log=log)
+    assert len(log) == 1
+
+
+def test_a_state_of_another_strategy_is_said() -> None:
+    log = search(SPACE, Counting(), one(total), trials=3)
+
+    class Other(Counting):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.other = state["other"]
+
+    with pytest.raises(ResumeError, match="Other cannot go on from the log: KeyError"):
+        search(SPACE, Other(), one(total), trials=5, log=log)
 
 
 def test_a_log_of_several_workers_resumes_with_the_numbers_that_were_in_flight(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_only_ended_trials_are_logged() -> None:
 
 
 def test_pareto_takes_done_and_feasible_trials_once_each() -> None:
-    objectives = (Objective("error", float), Objective("ms", float, at_most=3.0))  # type: ignore[arg-type]
+    objectives = (Objective("error", float), Objective("ms", float, at_most=3.0))
     log = TrialLog()
 
     def add(state: str, name: int, **values: float) -> None:

@@ -7,6 +7,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from operator import is_
 from typing import Any, TypeAlias
 
 Option: TypeAlias = int | float | str | bool | tuple["Option", ...] | None
@@ -50,8 +52,8 @@ class Architecture(Mapping[str, Option]):
 
     __slots__ = ("_hash", "_json", "_values")
     _values: dict[str, Option]
-    _hash: int
-    _json: str
+    _hash: int | None
+    _json: str | None
 
     def __init__(self, values: Mapping[str, Option]) -> None:
         """Copy `values`; ValueError for a name that is no string or an option that JSON cannot carry."""
@@ -59,12 +61,14 @@ class Architecture(Mapping[str, Option]):
             if type(name) is not str:
                 raise ValueError(f"the name {name!r} of a choice is no string: use a str")
         self._values = {name: frozen(values[name]) for name in sorted(values)}
+        self._hash = self._json = None
 
     @classmethod
     def _trusted(cls, values: dict[str, Option]) -> Architecture:
         """Wrap, without copy or check, a dict that is ordered by name and holds options only."""
         arch = cls.__new__(cls)
         arch._values = values
+        arch._hash = arch._json = None
         return arch
 
     def __getitem__(self, name: str) -> Option:
@@ -80,12 +84,10 @@ class Architecture(Mapping[str, Option]):
         return len(self._values)
 
     def __hash__(self) -> int:
-        """Hash names and options, once."""
-        try:
-            return self._hash
-        except AttributeError:
-            self._hash = hash(tuple(self._values.items()))
-            return self._hash
+        """Hash the options, once; names differ between spaces only."""
+        if self._hash is None:
+            self._hash = hash(tuple(self._values.values()))
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         """Compare by name, option and type of option; never equal to another kind of mapping."""
@@ -95,6 +97,8 @@ class Architecture(Mapping[str, Option]):
             return NotImplemented
         if self._values != other._values:
             return False
+        if all(map(is_, self._values.values(), other._values.values())):
+            return True  # the very options of one space
         types = list(map(type, self._values.values()))
         if types != list(map(type, other._values.values())):
             return False
@@ -123,11 +127,11 @@ class Architecture(Mapping[str, Option]):
 
     def to_json(self) -> str:
         """Return a JSON object, names in order, tuples as lists."""
-        try:
-            return self._json
-        except AttributeError:
-            self._json = json.dumps(self._values)
-            return self._json
+        if self._json is None:
+            options = self._values.values()
+            pair = _kept_pair if _TOLD_APART.issuperset(map(type, options)) else _pair
+            self._json = "{" + ", ".join(map(pair, self._values, options)) + "}"
+        return self._json
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
@@ -139,6 +143,14 @@ class Architecture(Mapping[str, Option]):
         if not isinstance(values, dict):
             raise ValueError(f"not the JSON of an architecture: {type(values).__name__} where an object should be")
         return cls(values)
+
+
+def _pair(name: str, option: Option) -> str:
+    return f"{json.dumps(name)}: {json.dumps(option)}"
+
+
+_kept_pair = lru_cache(maxsize=4096)(_pair)  # a search has few pairs, and writes each of them thousands of times
+_TOLD_APART = frozenset({str, int})  # as keys, which 1, 1.0 and True together are not
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from sartor.architecture import Architecture
 from sartor.trial import Trial
 
 
@@ -18,14 +18,20 @@ class Objective:
 
     `cheap` says that measuring takes no training or running of the candidate; cheap objectives are measured
     first, in the process of the search, so that an infeasible candidate costs nothing more.
+
+    `fidelity` says that less than the full budget can be spent on it: it is then called as
+    `measure(arch, budget)`, with a budget in (0, 1]. Without, it is `measure(arch)`, which every budget shares:
+    a value that was measured at one is used at all. Bounds are bounds of full values: a smaller budget's value
+    beyond one makes no candidate infeasible.
     """
 
     name: str
-    measure: Callable[[Architecture], float]
+    measure: Callable[..., float]
     goal: Literal["min", "max"] = "min"
     at_most: float | None = None
     at_least: float | None = None
     cheap: bool = False
+    fidelity: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields; ValueError names the objective."""
@@ -41,7 +47,7 @@ class Objective:
         if self.at_most is not None and self.at_least is not None and self.at_most < self.at_least:
             raise ValueError(f"objective {self.name!r}: at_most {self.at_most} is below at_least {self.at_least}")
 
-    @property
+    @cached_property
     def bounded(self) -> bool:
         """Whether there is a bound."""
         return self.at_most is not None or self.at_least is not None

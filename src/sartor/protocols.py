@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartor.architecture import Architecture
-from sartor.trial import Trial
+from sartor.trial import Candidate, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,11 +32,16 @@ class Strategy(Protocol):
 
     All randomness comes from the `rng` of the call, which is valid during the call only; all state comes
     from `tell`. The same asks and tells then give the same search again, and this is how a search resumes.
-    `ask` may be called several times before a `tell` (parallel workers).
+    `ask` may be called several times before a `tell` (parallel workers). It may note what it asked for, so as
+    not to ask for it again while that runs, if the tell strikes it off: with one worker nothing runs at an ask.
     """
 
-    def ask(self, rng: random.Random) -> Architecture:
-        """Return the next architecture to evaluate, or raise NotReady while earlier trials are awaited."""
+    def ask(self, rng: random.Random) -> Architecture | Candidate:
+        """Return the next architecture to evaluate, or raise NotReady while earlier trials are awaited.
+
+        A strategy that chooses budgets returns a Candidate. Where no objective has `fidelity`, every
+        evaluation is a full one, and its trial says so (budget 1.0) whatever was asked for.
+        """
         ...
 
     def tell(self, trial: Trial) -> None:

@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import pickle
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 from sartor.architecture import Architecture
 from sartor.objective import Objective, check_names
+from sartor.outcome import Outcome, measured, one_line
 from sartor.processes import LimitExceeded, ProcessExecutor, WorkerError
 from sartor.protocols import NotReady, Stateful, Strategy
+from sartor.snapshot import packed, restore
 from sartor.space import NothingFound, SearchSpace
-from sartor.trial import State, Trial, TrialLog
-
-_LINE = 200
+from sartor.trial import Candidate, Trial, TrialLog
 
 
 class StrategyError(ValueError):
@@ -49,7 +46,8 @@ def search(
     A candidate's objectives are measured in this order: cheap ones (here, in this process), then bounded
     ones, then the others. The first bound that is exceeded ends it as "infeasible". One that raises, gives
     NaN or infinity, runs out of memory or exceeds a limit ends as "failed" with its reason, and the search
-    goes on. An architecture that is in the log already is not evaluated again.
+    goes on. An architecture that is in the log already, with the same budget, is not evaluated again; with
+    another budget only its objectives with `fidelity` are.
 
     strategy: a new one. Where the log has trials, it is brought to their state by asking and telling them
         again (those with `state_dict`, by loading the state in the log). With one worker the search then ends
@@ -77,47 +75,25 @@ def search(
         return log
     if executor is not None:
         submit = executor.submit
-        run.parallel(trials, workers, lambda arch: submit(measured, run.costly, arch))
+        run.parallel(trials, workers, lambda *what: submit(measured, run.costly, *what))
         return log
     _check_picklable(run.costly)
     processes = ProcessExecutor(run.costly, workers, time_limit_s=time_limit_s, memory_limit_mb=memory_limit_mb)
     try:
-        run.parallel(trials, workers, lambda arch: processes.submit(measured, arch))
+        run.parallel(trials, workers, lambda *what: processes.submit(measured, *what))
     finally:
         processes.shutdown(cancel_futures=True)
     return log
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What measuring gave: all values until the end, how it ended, and why."""
-
-    values: dict[str, float]
-    state: State = "done"
-    note: str = ""
-    seconds: float = 0.0
+_Submit = Callable[[Architecture, float, Mapping[str, float] | None], "Future[Outcome]"]
+_TO_MEASURE = Outcome({}, "asked")
 
 
-def measured(objectives: Sequence[Objective], arch: Architecture) -> Outcome:
-    """Measure the objectives in order; stop at the first that fails or exceeds a bound."""
-    start = time.perf_counter()
-    values: dict[str, float] = {}
-    state: State = "done"
-    note = ""
-    for objective in objectives:
-        try:
-            value = float(objective.measure(arch))
-        except (Exception, SystemExit) as error:
-            state, note = "failed", _line(f"{objective.name}: {type(error).__name__}: {error}")
-            break
-        if not math.isfinite(value):
-            state, note = "failed", f"{objective.name} is {value}"
-            break
-        values[objective.name] = value
-        if objective.bounded and objective.excess(value) > 0:
-            state, note = "infeasible", _exceeded(objective, value)
-            break
-    return Outcome(values, state, note, time.perf_counter() - start)
+class _Pending(NamedTuple):
+    number: int
+    candidate: Candidate
+    outcome: Outcome  # of what was cheap
 
 
 class _Run:
@@ -141,26 +117,47 @@ class _Run:
         ordered = sorted(objectives, key=lambda objective: (not objective.cheap, not objective.bounded))
         self.cheap = [objective for objective in ordered if objective.cheap]
         self.costly = [objective for objective in ordered if not objective.cheap]
+        self.budgeted = any(objective.fidelity for objective in objectives)
+        self.lasting = [one.name for one in objectives if self.budgeted and not one.fidelity]
         self.logged = {trial.number for trial in log}
         self.number = 0
-        self.known: dict[Architecture, Trial] = {}
+        self.known: dict[Architecture | Candidate, Trial] = {}  # by _key
+        self.values: dict[Architecture, dict[str, float]] = {}  # of the objectives that all budgets share
         for trial in log:
-            self.known.setdefault(trial.arch, trial)
+            self.learn(trial)
             if trial.state == "done" and (missing := {one.name for one in objectives} - trial.values.keys()):
                 raise ResumeError(f"trial {trial.number} in the log has no {', '.join(sorted(missing))}: use a new log")
 
     # ---- asking and telling -----------------------------------------------------------------------
 
-    def ask(self, number: int) -> Architecture:
+    def ask(self, number: int) -> Candidate:
         try:
-            arch = self.strategy.ask(random.Random(f"{self.seed}/{number}"))
+            asked = self.strategy.ask(random.Random(f"{self.seed}/{number}"))
         except (NotReady, NothingFound):
             raise
         except Exception as error:
-            raise StrategyError(_line(f"{self._name} failed at ask {number}: {error!r}")) from error
-        if arch not in self.known and arch not in self.space:
-            raise StrategyError(f"{self._name} asked, as trial {number}, for {arch!r}, which is not in the space")
-        return arch
+            raise StrategyError(one_line(f"{self._name} failed at ask {number}: {error!r}")) from error
+        arch, budget = (asked, 1.0) if type(asked) is Architecture else self._checked(asked, number)
+        if (before := self.known.get(_key(arch, budget))) is not None:
+            return Candidate(before.arch, budget)  # the same object: its hash and JSON are made once
+        if arch not in self.space:
+            text = one_line(repr(arch))
+            raise StrategyError(f"{self._name} asked, as trial {number}, for {text}, which is not in the space")
+        return Candidate(arch, budget)
+
+    def _checked(self, asked: object, number: int) -> Candidate:
+        given = asked if isinstance(asked, Candidate) else (asked, 1.0)
+        arch, budget = cast("tuple[object, object]", given)
+        if not isinstance(arch, Architecture):
+            raise StrategyError(
+                one_line(f"{self._name} asked, as trial {number}, for {asked!r}")
+                + f" of type {type(asked).__name__}: return an Architecture, or a Candidate of one"
+            )
+        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+            raise StrategyError(
+                f"{self._name} asked, as trial {number}, for the budget {budget!r}: give a number above 0 and up to 1"
+            )
+        return Candidate(arch, float(budget) if self.budgeted else 1.0)
 
     def tell(self, trial: Trial) -> None:
         """Log, then tell; a snapshot is of the state after the tell and is logged with the trial."""
@@ -170,16 +167,12 @@ class _Run:
         else:
             try:
                 self._tell(trial)
+                snapshot = self._snapshot(self.stateful)
             except StrategyError:
                 self.log.append(trial)
                 raise
-            try:
-                snapshot = _packed(len(self.log) + 1, self.stateful)
-            except TypeError as error:
-                self.log.append(trial)
-                raise StrategyError(_line(f"the state of {self._name} cannot be kept: {error}")) from error
             self.log.append(trial, snapshot)
-        self.known.setdefault(trial.arch, trial)
+        self.learn(trial)
         if self.progress is not None:
             self.progress(trial)
 
@@ -187,7 +180,26 @@ class _Run:
         try:
             self.strategy.tell(trial)
         except Exception as error:
-            raise StrategyError(_line(f"{self._name} failed at the tell of trial {trial.number}: {error!r}")) from error
+            raise StrategyError(
+                one_line(f"{self._name} failed at the tell of trial {trial.number}: {error!r}")
+            ) from error
+
+    def _snapshot(self, strategy: Stateful) -> bytes:
+        try:
+            return packed(len(self.log) + 1, strategy)
+        except Exception as error:
+            raise StrategyError(one_line(f"the state of {self._name} cannot be kept: {error}")) from error
+
+    def learn(self, trial: Trial) -> None:
+        """Keep what need not be measured again."""
+        self.known.setdefault(_key(trial.arch, trial.budget), trial)
+        if self.lasting:
+            found = {name: trial.values[name] for name in self.lasting if name in trial.values}
+            self.values.setdefault(trial.arch, {}).update(found)
+
+    def shared(self, arch: Architecture) -> Mapping[str, float] | None:
+        """Return the values of `arch` that are the same for all budgets, if there are several."""
+        return self.values.get(arch) if self.lasting else None
 
     @property
     def _name(self) -> str:
@@ -199,16 +211,17 @@ class _Run:
             self.log.mark_parallel()
         told = 0
         if self.stateful is not None and self.log.snapshot is not None:
-            told = _unpacked(self.log.snapshot, self.stateful)
+            try:
+                told = restore(self.log.snapshot, self.stateful)
+            except Exception as error:
+                raise ResumeError(one_line(f"{self._name} cannot go on from the log: {error!r}")) from error
         for trial in self.log[told:]:
-            if not self.log.parallel:
-                asked = self.ask(trial.number)
-                if asked != trial.arch:
-                    raise ResumeError(
-                        f"trial {trial.number} in the log is {trial.arch.id}, but this search asks for "
-                        f"{asked.id}: resume with the seed, space, strategy and objectives of the log, "
-                        "or use a new log"
-                    )
+            if not self.log.parallel and (asked := self.ask(trial.number)) != (trial.arch, trial.budget):
+                raise ResumeError(
+                    f"trial {trial.number} in the log is {_told(trial.arch, trial.budget)}, but this search asks for "
+                    f"{_told(*asked)}: resume with the seed, space, strategy and objectives of the log, "
+                    "or use a new log"
+                )
             self._tell(trial)
 
     def upcoming(self) -> int:
@@ -219,31 +232,33 @@ class _Run:
 
     # ---- evaluating -------------------------------------------------------------------------------
 
-    def begun(self, number: int, arch: Architecture) -> Trial:
-        """Return the trial after all that is cheap: "asked" if it is still to be run."""
-        if (before := self.known.get(arch)) is not None:
-            return _repeated(number, before)
+    def begun(self, candidate: Candidate) -> Outcome:
+        """Return what needs no running: "asked" if there is more to measure."""
+        if (before := self.known.get(_key(*candidate))) is not None:
+            note = f"repeats trial {before.number}" + (f": {before.note}" if before.note else "")
+            return Outcome(before.values, before.state, note)
         if not self.cheap:
-            return Trial(number, arch)
-        outcome = measured(self.cheap, arch)
-        state: State = "asked" if outcome.state == "done" and self.costly else outcome.state
-        return Trial(number, arch, outcome.values, 1.0, state, outcome.note, outcome.seconds)
+            return _TO_MEASURE
+        outcome = measured(self.cheap, *candidate, self.shared(candidate.arch))
+        return outcome._replace(state="asked") if outcome.state == "done" and self.costly else outcome
 
     def serial(self, trials: int) -> None:
         """Evaluate here, one after the other."""
         while len(self.log) < trials:
             number = self.upcoming()
             try:
-                arch = self.ask(number)
+                candidate = self.ask(number)
             except NotReady:
                 raise StrategyError(self._stuck(number)) from None
             self.number += 1
-            trial = self.begun(number, arch)
-            self.tell(_ended(trial, measured(self.costly, arch)) if trial.state == "asked" else trial)
+            outcome = self.begun(candidate)
+            if outcome.state == "asked":
+                outcome = outcome.then(measured(self.costly, *candidate, self.shared(candidate.arch)))
+            self.tell(_ended(number, candidate, outcome))
 
-    def parallel(self, trials: int, workers: int, submit: Callable[[Architecture], Future[Outcome]]) -> None:
+    def parallel(self, trials: int, workers: int, submit: _Submit) -> None:
         """Keep up to `workers` candidates running; tell in the order of completion."""
-        pending: dict[Future[Outcome], list[Trial]] = {}  # the trial that runs, then those that wait for its values
+        pending: dict[Future[Outcome], list[_Pending]] = {}  # the one that runs, then those that wait for its values
         try:
             while True:
                 self._fill(pending, trials, workers, submit)
@@ -252,112 +267,68 @@ class _Run:
                 ended = wait(pending, return_when=FIRST_COMPLETED).done
                 for future in sorted(ended, key=lambda one: pending[one][0].number):
                     first, *repeats = pending.pop(future)
-                    first = _ended(first, _result(future, first))
-                    self.tell(first)
-                    for trial in repeats:
-                        self.tell(_repeated(trial.number, first))
+                    self.tell(_ended(first.number, first.candidate, first.outcome.then(_result(future, first.number))))
+                    for one in repeats:
+                        self.tell(_ended(one.number, one.candidate, self.begun(one.candidate)))
         finally:
             for future in pending:
                 future.cancel()
 
-    def _fill(
-        self,
-        pending: dict[Future[Outcome], list[Trial]],
-        trials: int,
-        workers: int,
-        submit: Callable[[Architecture], Future[Outcome]],
-    ) -> None:
+    def _fill(self, pending: dict[Future[Outcome], list[_Pending]], trials: int, workers: int, submit: _Submit) -> None:
         """Ask and start until all workers are busy, the strategy waits, or all trials are asked."""
-        running = {group[0].arch: group for group in pending.values()}
+        running = {group[0].candidate: group for group in pending.values()}
         while (asked := sum(map(len, pending.values()))) < min(workers, trials - len(self.log)):
             number = self.upcoming()
             try:
-                arch = self.ask(number)
+                candidate = self.ask(number)
             except NotReady:
                 if not asked:
                     raise StrategyError(self._stuck(number)) from None
                 return
             self.number += 1
-            trial = self.begun(number, arch)
-            if trial.state != "asked":
-                self.tell(trial)
-            elif arch in running:
-                running[arch].append(trial)
+            outcome = self.begun(candidate)
+            if outcome.state != "asked":
+                self.tell(_ended(number, candidate, outcome))
+            elif candidate in running:
+                running[candidate].append(_Pending(number, candidate, outcome))
             else:
-                running[arch] = pending[submit(arch)] = [trial]
+                future = submit(*candidate, self.shared(candidate.arch))
+                running[candidate] = pending[future] = [_Pending(number, candidate, outcome)]
 
     def _stuck(self, number: int) -> str:
         return f"{self._name} is not ready for ask {number}, and no trial is awaited"
 
 
-def _repeated(number: int, before: Trial) -> Trial:
-    note = f"repeats trial {before.number}" + (f": {before.note}" if before.note else "")
-    return Trial(number, before.arch, before.values, before.budget, before.state, note)
+def _key(arch: Architecture, budget: float) -> Architecture | Candidate:
+    return arch if budget == 1.0 else Candidate(arch, budget)
 
 
-def _ended(trial: Trial, outcome: Outcome) -> Trial:
-    """Return the trial with the outcome of what was run after its cheap part."""
-    values = {**trial.values, **outcome.values}
-    seconds = trial.seconds + outcome.seconds
-    return Trial(trial.number, trial.arch, values, trial.budget, outcome.state, outcome.note, seconds)
+def _ended(number: int, candidate: Candidate, outcome: Outcome) -> Trial:
+    values, state, note, seconds = outcome
+    return Trial(number, candidate.arch, values, candidate.budget, state, note, seconds)
 
 
-def _result(future: Future[Outcome], trial: Trial) -> Outcome:
+def _told(arch: Architecture, budget: float) -> str:
+    return arch.id if budget == 1 else f"{arch.id} with the budget {budget:.4g}"
+
+
+def _result(future: Future[Outcome], number: int) -> Outcome:
     """Return the outcome; an error that is not the candidate's is raised."""
     try:
         return future.result()
     except LimitExceeded as error:
-        return Outcome({}, "failed", _line(str(error)))
+        return Outcome({}, "failed", one_line(str(error)))
     except WorkerError:
         raise
     except BrokenExecutor as error:
         raise RuntimeError(
-            f"the executor broke at trial {trial.number} ({error}): resume with a new one; with "
+            f"the executor broke at trial {number} ({error}): resume with a new one; with "
             "memory_limit_mb and no executor, a candidate that kills its process is a failed trial"
         ) from error
     except Exception as error:
         raise ValueError(
-            _line(f"the executor could not run trial {trial.number}: {error!r}: can the objectives be pickled?")
+            one_line(f"the executor could not run trial {number}: {error!r}: can the objectives be pickled?")
         ) from error
-
-
-def _exceeded(objective: Objective, value: float) -> str:
-    above = objective.at_most is not None and value > objective.at_most
-    side, bound = ("above at_most", objective.at_most) if above else ("below at_least", objective.at_least)
-    by = f"{objective.excess(value):.1%}" if bound else f"{abs(value):.6g}"
-    return f"{objective.name} {value:.6g} is {side} {bound:.6g} by {by}"
-
-
-def _line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LINE else text[: _LINE - 3] + "..."
-
-
-def _packed(told: int, strategy: Stateful) -> bytes:
-    """Return the strategy's state as JSON, preceded by its length in 8 bytes, and then safetensors."""
-    import safetensors.torch
-
-    from sartor.checkpoint import flatten
-
-    tensors, tree = flatten({"told": told, "state": strategy.state_dict()})
-    text = json.dumps(tree, allow_nan=False).encode()
-    return len(text).to_bytes(8, "little") + text + safetensors.torch.save(tensors)
-
-
-def _unpacked(snapshot: bytes, strategy: Stateful) -> int:
-    """Restore the strategy and return how many trials it was told; only tensors and plain values are read."""
-    import safetensors.torch
-
-    from sartor.checkpoint import unflatten
-
-    try:
-        end = 8 + int.from_bytes(snapshot[:8], "little")
-        read = unflatten(safetensors.torch.load(snapshot[end:]), json.loads(snapshot[8:end]))
-        told, state = int(read["told"]), read["state"]
-    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ResumeError(_line(f"the state of the strategy in the log cannot be read: {error}")) from None
-    strategy.load_state_dict(state)
-    return told
 
 
 def _check(
@@ -387,6 +358,6 @@ def _check_picklable(objectives: Sequence[Objective]) -> None:
             pickle.dumps(objective)
         except Exception as error:
             raise ValueError(
-                _line(f"objective {objective.name!r} cannot be sent to a process ({error}): use a function")
+                one_line(f"objective {objective.name!r} cannot be sent to a process ({error}): use a function")
                 + " of a module or a functools.partial of one, no lambda"
             ) from None

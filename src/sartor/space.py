@@ -9,7 +9,8 @@ import random
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import contains
 from types import MappingProxyType
 from typing import Any
 
@@ -93,12 +94,10 @@ class SearchSpace:
 
     def __contains__(self, arch: object) -> bool:
         """Tell whether `arch` is an architecture of this space: canonical, and within the constraint."""
-        if not isinstance(arch, Architecture) or len(arch) != len(self.choices):
+        if not isinstance(arch, Architecture) or arch._values.keys() != self._others.keys():
             return False
-        others = self._others
-        for name, option in arch._values.items():
-            if name not in others or key(option) not in others[name]:
-                return False
+        if not all(map(contains, self._others.values(), map(key, arch._values.values()))):
+            return False
         if self.gates and self._settled(dict(arch._values)) != arch:
             return False
         return self.constraint is None or bool(self.constraint(arch))
@@ -180,7 +179,7 @@ class SearchSpace:
 
     def _alternatives(self, arch: Architecture, name: str) -> tuple[Option, ...]:
         try:
-            return self._others[name][key(arch[name])]
+            return self._others[name][key(arch._values[name])]
         except KeyError:
             self.canonical(arch)  # says what is wrong
             raise
@@ -324,11 +323,17 @@ def _positions(count: int, rng: random.Random, rate: float | None) -> list[int]:
     if rate == 1:
         return list(range(count))
     # The gaps between drawn positions are geometric; the first is cut off so that it falls inside.
-    stay = math.log1p(-rate)
-    positions = [min(count - 1, int(math.log1p(rng.random() * math.expm1(count * stay)) / stay))]
+    stay, inside = _geometric(count, rate)
+    positions = [min(count - 1, int(math.log1p(rng.random() * inside) / stay))]
     while (position := positions[-1] + 1 + int(math.log1p(-rng.random()) / stay)) < count:
         positions.append(position)
     return positions
+
+
+@lru_cache(maxsize=256)
+def _geometric(count: int, rate: float) -> tuple[float, float]:
+    stay = math.log1p(-rate)
+    return stay, math.expm1(count * stay)
 
 
 def _extreme(options: tuple[Option, ...], *, last: bool) -> Option:

@@ -16,7 +16,7 @@ from sartor.objective import Objective
 from sartor.protocols import NotReady, Stateful, Strategy
 from sartor.search import search
 from sartor.space import SearchSpace
-from sartor.trial import Trial, TrialLog
+from sartor.trial import Candidate, Trial, TrialLog
 
 Make = Callable[[SearchSpace, Sequence[Objective]], Strategy]
 
@@ -66,6 +66,12 @@ OBJECTIVES = (Objective("error", error), Objective("cost", cost))
 ERROR = OBJECTIVES[:1]
 
 
+def done(number: int, candidate: Candidate) -> Trial:
+    """What a search tells of a candidate that was evaluated."""
+    arch, budget = candidate
+    return Trial(number, arch, {"error": error(arch), "cost": cost(arch)}, budget, "done")
+
+
 def history(make: Make, seed: int, trials: int = 60) -> list[Trial]:
     """One search from scratch."""
     return list(search(TOY, make(TOY, OBJECTIVES), OBJECTIVES, trials=trials, seed=seed))
@@ -76,6 +82,8 @@ class StrategyContract:
 
     make: Make
     beats_random = True
+    notes_what_runs = False
+    """Whether asks are remembered until they are told, so that no two workers are given the same."""
 
     def test_is_a_strategy(self) -> None:
         assert isinstance(self.make(TOY, OBJECTIVES), Strategy)
@@ -95,28 +103,27 @@ class StrategyContract:
     def test_state_comes_from_tell_alone(self) -> None:
         """Asks whose trials are lost leave nothing behind; a strategy with snapshots may count its asks."""
         once, often = self.make(TOY, OBJECTIVES), self.make(TOY, OBJECTIVES)
-        if isinstance(once, Stateful):
+        if isinstance(once, Stateful) or self.notes_what_runs:
             return
         for number in range(40):
             for lost in range(3):
                 often.ask(random.Random(f"lost {number} {lost}"))
-            arch = once.ask(random.Random(number))
-            assert often.ask(random.Random(number)) == arch
-            trial = Trial(number, arch, {"error": error(arch), "cost": cost(arch)}, state="done")
+            asked = Candidate.of(once.ask(random.Random(number)))
+            assert Candidate.of(often.ask(random.Random(number))) == asked
+            trial = done(number, asked)
             once.tell(trial)
             often.tell(trial)
 
     def test_parallel_asks_before_tells(self) -> None:
         strategy = self.make(TOY, OBJECTIVES)
-        waiting: list[tuple[int, Architecture]] = []
+        waiting: list[tuple[int, Candidate]] = []
         for number in range(120):
             try:
-                waiting.append((number, strategy.ask(random.Random(number))))
+                waiting.append((number, Candidate.of(strategy.ask(random.Random(number)))))
             except NotReady:
                 assert waiting, "not ready, and nothing to wait for"
             while len(waiting) > 7 or (number == 119 and waiting):
-                told, arch = waiting.pop(len(waiting) // 2)
-                strategy.tell(Trial(told, arch, {"error": error(arch), "cost": cost(arch)}, state="done"))
+                strategy.tell(done(*waiting.pop(len(waiting) // 2)))
 
     def test_several_workers(self) -> None:
         with ThreadPoolExecutor(4) as threads:
@@ -140,9 +147,9 @@ class StrategyContract:
     def test_stays_in_the_space_and_under_its_constraint(self, space: SearchSpace) -> None:
         strategy = self.make(space, OBJECTIVES)
         for number in range(150):
-            arch = strategy.ask(random.Random(number))
-            assert arch in space
-            strategy.tell(Trial(number, arch, {"error": error(arch), "cost": cost(arch)}, state="done"))
+            asked = Candidate.of(strategy.ask(random.Random(number)))
+            assert asked.arch in space and 0 < asked.budget <= 1
+            strategy.tell(done(number, asked))
 
     def test_beats_random_on_a_toy(self) -> None:
         if not self.beats_random:

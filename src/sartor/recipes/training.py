@@ -87,7 +87,7 @@ def longer(cost: float, middle: float) -> float:
 def steps_alone(job: Job, arch: Architecture, planned: str) -> int:
     """The steps that a network trains alone: those of the plan named `planned`, and more for a small one."""
     cost, middle = (float(macs(job.workload(one))) for one in (arch, job.middle()))
-    return round(job.plan[planned] * longer(cost, middle))
+    return round(float(job.plan[planned]) * longer(cost, middle))
 
 
 def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:
