@@ -23,7 +23,7 @@ import numpy as np
 
 from sartor.architecture import Architecture
 from sartor.objective import Objective, check_names, costs
-from sartor.pareto import Indices, Points, crowding_distance, non_dominated_sort
+from sartor.pareto import Indices, Points, crowding_distance, front_numbers
 from sartor.space import SearchSpace
 from sartor.strategies._operators import excess, mutated, sampled_new
 from sartor.trial import Trial
@@ -105,17 +105,12 @@ class NSGA2:
         """Keep the best N of parents and children, front by front, the last front by crowding."""
         points = np.array([member.costs for member in self._members])
         fronts = _constrained_fronts(points, np.array([member.excess for member in self._members]))
-        survivors: list[int] = []
-        self._order = []
-        for rank, front in enumerate(fronts):
-            crowding = crowding_distance(points[front])
-            chosen = np.argsort(-crowding, kind="stable")[: self.size - len(survivors)]
-            _, place = np.unique(-crowding[chosen], return_inverse=True)
-            self._order += (rank * self.size + place).tolist()
-            survivors += front[chosen].tolist()
-            if len(survivors) == self.size:
-                break
-        self._members = [self._members[i] for i in survivors]
+        crowding = crowding_distance(points, fronts)
+        survivors = np.lexsort((-crowding, fronts))[: self.size]
+        fronts, crowding = fronts[survivors], crowding[survivors]
+        worse = (fronts[1:] != fronts[:-1]) | (crowding[1:] != crowding[:-1])
+        self._order = [0, *np.cumsum(worse).tolist()]
+        self._members = [self._members[i] for i in survivors.tolist()]
         self.parents = [member.arch for member in self._members]
         self._alive = set(self.parents)
         self._told = 0
@@ -127,8 +122,13 @@ class _Member(NamedTuple):
     excess: float
 
 
-def _constrained_fronts(points: Points, excesses: Points) -> list[Indices]:
-    """Sort under the constrained dominance of section VI: feasible fronts, then ever larger violations."""
-    feasible = np.flatnonzero(excesses == 0)
-    fronts = [feasible[front] for front in non_dominated_sort(points[feasible])]
-    return fronts + [np.flatnonzero(excesses == value) for value in np.unique(excesses[excesses > 0])]
+def _constrained_fronts(points: Points, excesses: Points) -> Indices:
+    """Number the front of each point under the constrained dominance of section VI, from 0.
+
+    Feasible points come first, front by front, then those of ever larger violations.
+    """
+    fronts = np.zeros(len(points), dtype=np.intp)
+    feasible = excesses == 0
+    fronts[feasible] = front_numbers(points[feasible])
+    fronts[~feasible] = len(points) + np.unique(excesses[~feasible], return_inverse=True)[1]
+    return fronts

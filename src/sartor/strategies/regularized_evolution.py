@@ -56,7 +56,7 @@ class RegularizedEvolution:
         """Sample until the population is full, then mutate the winner of a tournament."""
         if len(self.population) < self.size:
             return self.space.sample(rng)
-        sample = rng.choices(range(self.size), k=self.tournament)
+        sample = [int(rng.random() * self.size) for _ in range(self.tournament)]
         parent = min(sample, key=self._fitness.__getitem__)
         return mutated(self.space, self.population[parent].arch, rng)
 
