@@ -44,7 +44,7 @@ def test_a_mistake_in_a_process_of_its_own(argv: list[str]) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize("verb", ["", "search", "resume", "report", "measure", "list"])
+@pytest.mark.parametrize("verb", ["", "search", "resume", "report", "measure", "bench", "list"])
 def test_help_of_every_command(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*([verb] if verb else []), "--help"]) == 0
     shown = capsys.readouterr()
@@ -52,7 +52,9 @@ def test_help_of_every_command(verb: str, capsys: pytest.CaptureFixture[str]) ->
     assert not shown.err
 
 
-@pytest.mark.parametrize("argv", ["search --help", "list", "--version", "search digits --latency no --out x", "resume"])
+@pytest.mark.parametrize(
+    "argv", ["search --help", "bench --help", "list", "--version", "search digits --latency no --out x", "resume"]
+)
 def test_what_is_light_imports_neither_torch_nor_numpy(argv: str) -> None:
     code = f"import sys, sartor.cli; sartor.cli.main({argv.split()!r}); print(sorted(sys.modules))"
     modules = python("-c", code).stdout.splitlines()[-1]
@@ -77,7 +79,7 @@ def test_list_names_what_is_there(family: str, capsys: pytest.CaptureFixture[str
 def test_list_names_every_family(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"{family}:" in shown for family in names.FAMILIES)
+    assert all(f"{family}:" in shown for family in (*names.FAMILIES, "tables"))
 
 
 def test_arguments_arrive_in_the_units_of_the_recipe() -> None:
@@ -100,7 +102,7 @@ def test_usage_errors_are_exceptions_until_they_are_told() -> None:
 
 def test_the_families_offered_are_those_there_are() -> None:
     (family,) = (part for part in get_args(get_args(arguments.Family)[0]) if part is not NoneType)
-    assert get_args(family) == tuple(names.FAMILIES)
+    assert get_args(family) == (*names.FAMILIES, "tables")
 
 
 def raising(error: BaseException) -> Callable[..., None]:

@@ -11,19 +11,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sartor import bench as bench
+    from sartor import calibration as calibration
     from sartor import costs as costs
     from sartor import data as data
     from sartor import deploy as deploy
+    from sartor import encodings as encodings
     from sartor import fit as fit
     from sartor import nn as nn
     from sartor import oneshot as oneshot
     from sartor import pareto as pareto
     from sartor import predictors as predictors
+    from sartor import ranking as ranking
     from sartor import recipes as recipes
     from sartor import report as report
     from sartor import search as search
     from sartor import spaces as spaces
     from sartor import strategies as strategies
+    from sartor import tables as tables
     from sartor import targets as targets
     from sartor import units as units
     from sartor.architecture import Architecture as Architecture
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from sartor.supernet import search_space as search_space
     from sartor.task import Task as Task
     from sartor.task import load_task as load_task
+    from sartor.trial import Candidate as Candidate
     from sartor.trial import Trial as Trial
     from sartor.trial import TrialLog as TrialLog
     from sartor.workload import Op as Op
@@ -57,25 +63,31 @@ __version__ = "0.1.0"
 
 # No name is both a module and a function: `sartor.search` is the module, `sartor.search.search` the verb.
 _MODULES = (
+    "bench",
+    "calibration",
     "costs",
     "data",
     "deploy",
+    "encodings",
     "fit",
     "nn",
     "oneshot",
     "pareto",
     "predictors",
+    "ranking",
     "recipes",
     "report",
     "search",
     "spaces",
     "strategies",
+    "tables",
     "targets",
     "units",
 )
 _NAMES = {
     "Architecture": "architecture",
     "Artefact": "protocols",
+    "Candidate": "trial",
     "Choice": "choice",
     "Derived": "choice",
     "Learner": "protocols",

@@ -137,7 +137,7 @@ def _kept(error: Exception, asked: Mapping[str, Any]) -> str:
 
 
 def _stopped(verb: str | None, asked: Mapping[str, Any]) -> str:
-    folder = _run_folder(asked) if verb in ("search", "resume") else None
+    folder = _run_folder(asked) if verb in ("search", "bench", "resume") else None
     return f"stopped; continue with `sartor resume {folder}`" if folder else "stopped"
 
 

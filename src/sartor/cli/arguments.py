@@ -64,9 +64,39 @@ ImageSide = Annotated[
 ]
 Seed = Annotated[int, Option(metavar="N", min=0, max=2**32 - 1, help="Of every random draw.")]
 Threads = Annotated[int, Option(metavar="N", min=1, max=1024, help="Of the target.")]
-Resume = Annotated[bool, Option("--resume", help="Continue RUN if it exists.")]
-Force = Annotated[bool, Option("--force", help="Replace RUN if it exists.")]
+Resume = Annotated[bool, Option("--resume", help="Continue what is there.")]
+Force = Annotated[bool, Option("--force", help="Replace what is there.")]
 Debug = Annotated[bool, Option("--debug", help="On an error, show where it came from.")]
+
+BenchSpace = Annotated[str, Option("--space", metavar="NAME", help="Of `sartor list tables`.")]
+Column = Annotated[str, Option("--objective", metavar="COLUMN", help="What is reported, as cifar100; more is better.")]
+Device = Annotated[str | None, Option(metavar="NAME", help="Minimise the latency of this device too, as pixel3.")]
+Costs = Annotated[list[str] | None, Option("--cost", metavar="COLUMN", help="Minimise this column too; may repeat.")]
+DeviceLatency = Annotated[
+    float | None, Option("--latency", metavar="TIME", parser=units.parse_latency, help="Limit of the device's latency.")
+]
+Signal = Annotated[
+    str | None,
+    Option(metavar="COLUMN", help="What the searches read; <objective>_val12, where there is such a column."),
+]
+Fidelities = Annotated[
+    list[str] | None, Option("--fidelity", metavar="BUDGET=COLUMN", help="A cheaper training, as 0.06=...; may repeat.")
+]
+Strategies = Annotated[
+    str | None, Option(metavar="NAMES", help="all, or names of `sartor list strategies` with commas.")
+]
+OwnStrategies = Annotated[
+    list[str] | None, Option("--strategy", metavar="path.py:Class", help="A strategy of your own; may repeat.")
+]
+Tuned = Annotated[
+    list[str] | None, Option("--tuned", metavar="NAME=TEXT", help="What an entry was tuned on; may repeat.")
+]
+Queries = Annotated[int, Option(metavar="N", min=1, help="Trials of each seed.")]
+Seeds = Annotated[int, Option(metavar="N", min=1, max=10_000, help="Searches of each strategy.")]
+Workers = Annotated[
+    int | None, Option(metavar="N", min=1, max=1024, help="Processes; one per core, if nothing is said.")
+]
+BenchOut = Annotated[Path, Option("--out", metavar="DIR", help="The folder to write, as runs/scoreboard.")]
 
 Run = Annotated[Path, Argument(metavar="RUN", help="The run folder.")]
 MoreTime = Annotated[
@@ -76,6 +106,6 @@ MoreTime = Annotated[
 OpenPath = Annotated[bool, Option("--open-path", help="Print the report's path and nothing else.")]
 Models = Annotated[list[Path], Argument(metavar="MODEL", help=".onnx files, or run folders.")]
 Family = Annotated[
-    Literal["spaces", "strategies", "methods", "targets"] | None,
+    Literal["spaces", "strategies", "methods", "targets", "tables"] | None,
     Argument(metavar="FAMILY", help="All of them, if nothing is said."),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five commands. Each checks what costs nothing to check, and only then imports what costs something."""
+"""The six commands. Each checks what costs nothing to check, and only then imports what costs something."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ Examples:
   sartor search digits --latency 0.2ms --out runs/first
   sartor search photos/ --target onnxruntime:int8 --latency 5ms --size 2MB --budget 1h --out runs/photos
   sartor resume runs/photos --budget +30min
+  sartor bench --space nasbench201 --objective cifar100 --queries 200 --seeds 30 --out runs/scoreboard
 """
 
 # Plain help, since the decorated one would import rich, and take three times as long.
@@ -131,11 +132,18 @@ def report(run: given.Run, open_path: given.OpenPath = False, debug: given.Debug
 
     The files are report.html, report.json and front.png.
     """
-    from sartor.report import write_report
+    from sartor.cli import benching
 
-    page = write_report(run)
+    if scoreboard := benching.is_scoreboard(run):
+        page = benching.rewrite(run)
+    else:
+        from sartor.report import write_report
+
+        page = write_report(run)
     if open_path:
         _say(str(page))
+    elif scoreboard:
+        benching.show(run)
     else:
         _conclude(run)
 
@@ -163,17 +171,71 @@ def measure(
         raise ValueError("; ".join(complaints))
 
 
+@app.command()
+def bench(
+    space: given.BenchSpace,
+    objective: given.Column,
+    out: given.BenchOut,
+    queries: given.Queries,
+    seeds: given.Seeds,
+    strategies: given.Strategies = None,
+    strategy: given.OwnStrategies = None,
+    device: given.Device = None,
+    latency: given.DeviceLatency = None,
+    cost: given.Costs = None,
+    signal: given.Signal = None,
+    fidelity: given.Fidelities = None,
+    tuned: given.Tuned = None,
+    workers: given.Workers = None,
+    resume: given.Resume = False,
+    force: given.Force = False,
+    debug: given.Debug = False,
+) -> None:
+    """Compare strategies on a table, over seeds, at equal budgets.
+
+    Write a page with curves, ranks and tests, and every query as parquet.
+    """
+    from sartor.cli import benching
+
+    if resume and force:
+        raise ValueError("--resume continues a scoreboard and --force replaces it; give one of them")
+    benching.use_one_thread()
+    asked = benching.split_names(strategies) if strategies else [] if strategy else ["all"]
+    begun = _may_write(out, resume=resume, force=force)
+
+    from sartor.bench import named_entries, table_problem
+
+    entries = named_entries([*asked, *(strategy or [])], tuned=benching.read_pairs("--tuned", tuned or []))
+    problem = table_problem(
+        space,
+        objective,
+        device=device,
+        costs=cost or (),
+        signal=signal,
+        latency_ms=latency,
+        fidelities=benching.read_budgets(fidelity or []),
+    )
+    counts = {"queries": queries, "seeds": seeds}
+    benching.run(problem, entries, out, _progress(), **counts, workers=workers, resume=begun, force=force)
+
+
 @app.command("list")
 def list_built_in(family: given.Family = None, debug: given.Debug = False) -> None:
-    """Say which spaces, strategies, methods and targets are built in."""
-    families: Iterable[str] = [family] if family else names.FAMILIES
+    """Say which spaces, strategies, methods, targets and tables are built in."""
+    families: Iterable[str] = [family] if family else [*names.FAMILIES, "tables"]
     for each in families:
-        known = names.built_in(each)
+        known = _tables() if each == "tables" else names.built_in(each)
         width = max(map(len, known), default=0)
         if not family:
             _say(f"{each}:")
         for name, text in known.items():
             _say(f"{'' if family else '  '}{name:{width}}  {text}")
+
+
+def _tables() -> dict[str, str]:
+    from sartor.cli.benching import tables
+
+    return tables()
 
 
 def is_run(folder: Path) -> bool:
@@ -238,6 +300,14 @@ def _continue(folder: Path, budget_s: float | None) -> None:
         raise ValueError(f"{folder} is no run folder (a search writes run.json into it)")
 
     say = _progress()
+    from sartor.cli import benching
+
+    if benching.is_scoreboard(folder):
+        if budget_s is not None:
+            raise ValueError(f"{folder} is a scoreboard, which has no --budget; give its command more --queries")
+        benching.again(folder, say)
+        return
+
     from sartor import recipes
 
     recipes.resume(folder, budget_s=budget_s, on_progress=say).close()

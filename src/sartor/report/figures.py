@@ -41,7 +41,7 @@ def front_figure(summary: Json, points: Sequence[Point]) -> Json | None:
         _ring(chosen),
     ]
     axis = latency_axis(measured, points, summary["asked"]["limit_ms"])
-    layout = _layout("latency (ms)", "validation accuracy (%)")
+    layout = figure_layout("latency (ms)", "validation accuracy (%)")
     layout["xaxis"] |= _scale(axis)
     layout["yaxis"] |= {"range": list(frame(measured)) if measured else _robust_accuracy(cloud)}
     layout["annotations"] = [_label(row, row["name"], "baseline", -19, axis.log) for row in baselines]
@@ -74,7 +74,7 @@ def latency_figure(record: Record) -> Json | None:
         x, y, names = ([pair[place] for pair in some] for place in (0, 1, 3))
         trace = {"x": x, "y": y, "text": names, "mode": "markers", "name": name, "marker": marker}
         data.append(trace | {"hovertemplate": hover})
-    layout = _layout("measured latency (ms)", "predicted latency (ms)")
+    layout = figure_layout("measured latency (ms)", "predicted latency (ms)")
     layout["xaxis"] |= {"range": [low, high]}
     layout["yaxis"] |= {"range": [low, high]}
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
@@ -95,7 +95,7 @@ def training_figure(record: Record) -> Json | None:
         raw | {"line": {"color": "@faint", "width": 1}, "opacity": 0.55},
         mean | {"line": {"color": "@front", "width": 2}, "hovertemplate": hover},
     ]
-    return {"data": data, "layout": _layout("training step", "loss")}
+    return {"data": data, "layout": figure_layout("training step", "loss")}
 
 
 def search_figure(points: Sequence[Point]) -> Json | None:
@@ -112,9 +112,9 @@ def search_figure(points: Sequence[Point]) -> Json | None:
         _staircase(numbers, best, "best so far", "@front", "%{y:.4~g} %"),
         _staircase(numbers, volume, "hypervolume so far", "@good", "%{y:.4f}") | {"yaxis": "y2"},
     ]
-    layout = _layout("trial", "validation accuracy (%)")
+    layout = figure_layout("trial", "validation accuracy (%)")
     layout["yaxis"] |= {"domain": [0.4, 1], "range": _robust([100 * one.accuracy for one in rows])}
-    layout["yaxis2"] = _axis("hypervolume") | {"domain": [0, 0.3], "rangemode": "tozero", "nticks": 4}
+    layout["yaxis2"] = axis_of("hypervolume") | {"domain": [0, 0.3], "rangemode": "tozero", "nticks": 4}
     layout["xaxis"]["anchor"] = "y2"
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
 
@@ -286,10 +286,11 @@ def _draw_limit(layout: Json, limit: float | None, log: bool) -> None:
     layout["annotations"].append(text | {"font": {"color": "@ink", "size": 12}})
 
 
-def _layout(x: str, y: str) -> Json:
+def figure_layout(x: str, y: str) -> Json:
+    """Return the layout that all figures share, with the titles of its axes."""
     return {
-        "xaxis": _axis(x),
-        "yaxis": _axis(y),
+        "xaxis": axis_of(x),
+        "yaxis": axis_of(y),
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "@muted", "size": 12.5},
@@ -302,7 +303,8 @@ def _layout(x: str, y: str) -> Json:
     }
 
 
-def _axis(title: str) -> Json:
+def axis_of(title: str) -> Json:
+    """Return an axis with its title."""
     return {
         "title": {"text": title, "standoff": 8, "font": {"size": 12.5}},
         "gridcolor": "@rule",

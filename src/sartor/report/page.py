@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from sartor.architecture import Architecture
 from sartor.atomic import write_bytes, write_json
 from sartor.report.diagram import block_diagram, spoken
 from sartor.report.figures import front_figure, latency_figure, search_figure, training_figure
 from sartor.report.image import front_image
-from sartor.report.palette import DARK, LIGHT
 from sartor.report.progress import Point, progress, question
 from sartor.report.reading import Json, Record, mapping, number, read_run
 from sartor.report.summary import summarise
+from sartor.report.template import FILTERS, rendered
+
+__all__ = ["FILTERS", "write_report"]
 
 SHOWN = 9  # choices whose effects are shown at once; the others open on demand
 
@@ -54,27 +54,17 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) 
         "training": training_figure(record),
         "search": search_figure(points),
     }
-    environment = Environment(
-        loader=PackageLoader("sartor.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment.get_template("page.html.jinja").render(
+    return rendered(
+        "page.html.jinja",
+        {name: figure for name, figure in figures.items() if figure is not None},
         summary=summary,
         name=record.name,
-        figures={name: figure for name, figure in figures.items() if figure is not None},
         diagram=_diagram(record, summary),
         shown=SHOWN,
         reach=_reach(summary),
         facts=_facts(record, summary),
         command=_command(record),
         versions=_versions(record),
-        light=LIGHT,
-        dark=DARK,
-        plotly=Markup(get_plotlyjs()),
         image=b64encode(image).decode(),
     )
 
@@ -158,59 +148,3 @@ def _versions(record: Record) -> str:
     # A build tag such as +cpu names another index than PyPI.
     pins = [f"{package}=={str(version).partition('+')[0]}" for package, version in known if version]
     return f"pip install {shlex.join(pins)}" if pins else ""
-
-
-def _percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f}"
-
-
-def _signed(value: float, digits: int = 2) -> str:
-    # A zero carries no sign, and a minus is as wide as a plus.
-    text = f"{value:+.{digits}f}"
-    return text[1:] if not float(text) else text.replace("-", "\N{MINUS SIGN}")
-
-
-def _significant(value: float, digits: int = 3) -> str:
-    """Return `value` with so many significant digits and no exponent."""
-    if not value:
-        return "0"
-    rounded = float(f"{value:.{digits}g}")
-    decimals = max(0, digits - 1 - int(f"{rounded:e}".partition("e")[2]))
-    return f"{rounded:,.{decimals}f}"
-
-
-def _scaled(value: float) -> str:
-    """Return a large count as 12.3 k, 4.56 M or 1.20 G."""
-    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale:
-            return f"{_significant(value / scale)} {unit}"
-    return f"{value:.0f}"
-
-
-def _amount(value: int) -> str:
-    """Return a count in words: 1.35 billion; beyond what has a common name, as a power of ten."""
-    for scale, name in ((10**15, ""), (10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
-        if value >= scale and not name:
-            return f"10{str(len(str(value)) - 1).translate(SUPERSCRIPT)}"
-        if value >= scale:
-            return f"{_significant(value / scale)} {name}"
-    return f"{value:,}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-SUPERSCRIPT = str.maketrans("0123456789", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
-FILTERS = {
-    "percent": _percent,
-    "signed": _signed,
-    "sig": _significant,
-    "scaled": _scaled,
-    "amount": _amount,
-    "duration": _duration,
-    "spoken": spoken,
-}

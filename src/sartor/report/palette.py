@@ -27,3 +27,24 @@ DARK = {
     "good": "#74c7a0",
     "faint": "#79818c",
 }
+# Of things that are told apart by colour alone, such as the lines of many searches; the same contrasts.
+SERIES_LIGHT = {
+    "s0": "#0b5a94",
+    "s1": "#b3490c",
+    "s2": "#22694a",
+    "s3": "#7a3e9d",
+    "s4": "#a81d4d",
+    "s5": "#7a6200",
+    "s6": "#0d7a80",
+    "s7": "#5a616b",
+}
+SERIES_DARK = {
+    "s0": "#74b4e8",
+    "s1": "#f0965c",
+    "s2": "#74c7a0",
+    "s3": "#c79be6",
+    "s4": "#f08aa8",
+    "s5": "#d6bf5a",
+    "s6": "#5fc9cf",
+    "s7": "#a2a9b3",
+}
