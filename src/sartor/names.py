@@ -32,8 +32,7 @@ def built_in(family: str) -> dict[str, str]:
 
         places = {name: place.partition(":")[0].rpartition(".")[2] for name, (place, _) in TARGETS.items()}
         return {name: _title(_folder(family) / f"{module}.py") for name, module in places.items()}
-    paths = sorted(_folder(family).glob("[!_]*.py"))
-    return {path.stem: _title(path) for path in paths if _class_of(path, family)}
+    return {path.stem: _title(path) for path in _files(family) if _class_of(path, family)}
 
 
 def check(family: str, name: str) -> None:
@@ -60,7 +59,7 @@ def load(family: str, name: str) -> type:
     check(family, name)
     if is_own(name):
         return _own(family, name)
-    path = _folder(family) / f"{name}.py"
+    path = next(path for path in _files(family) if path.stem == name)
     module = importlib.import_module(f"sartor.{path.parent.name}.{name}")
     found: type = getattr(module, _class_of(path, family))
     return found
@@ -72,6 +71,12 @@ def _own(family: str, name: str) -> type:
     if missing:
         raise ValueError(f"{name!r} is no {_singular(family)}: it has no method {' or '.join(missing)}")
     return found
+
+
+def _files(family: str) -> list[Path]:
+    """Return the modules of a family; the default strategy composes others, and so lives a layer above them."""
+    files = sorted(_folder(family).glob("[!_]*.py"))
+    return sorted([*files, Path(__file__).parent / "recipes" / "auto.py"]) if family == "strategies" else files
 
 
 def _folder(family: str) -> Path:

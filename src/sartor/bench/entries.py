@@ -22,7 +22,6 @@ Factory: TypeAlias = Callable[..., Strategy]
 Search: TypeAlias = Callable[[int, int], TrialLog]
 
 ALL = "all"
-AUTO = "auto"
 BUILT_IN = "none for this comparison: defaults as published, see its file"
 UNKNOWN = "not stated"
 
@@ -152,8 +151,7 @@ def folder_name(name: str) -> str:
 @cache
 def built_in() -> tuple[str, ...]:
     """Return the names that "all" stands for."""
-    recipe = Path(__file__).parents[1] / "recipes" / f"{AUTO}.py"
-    return (*names.built_in("strategies"), *([AUTO] if recipe.is_file() else []))
+    return tuple(names.built_in("strategies"))
 
 
 def _is_made(strategy: object) -> TypeGuard[Strategy]:
@@ -167,11 +165,6 @@ def _class_of(name: str) -> type:
 @cache
 def _built_in_class(name: str) -> type:
     """Load a class once: a name is looked up by reading the source of all strategies."""
-    if name == AUTO:
-        import importlib
-
-        found: type = importlib.import_module(f"sartor.recipes.{AUTO}").Auto
-        return found
     return names.load("strategies", name)
 
 
