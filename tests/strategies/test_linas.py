@@ -29,12 +29,12 @@ LARGE = SearchSpace({f"x{i:02}": (0, 1, 2, 3) for i in range(12)})
 
 def small_linas(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
     """Several loops within a short test."""
-    return LINAS(space, objectives, population=20, evaluations=200, predictor=Ridge)
+    return LINAS(space, objectives, population=30, evaluations=200, predictor=Ridge)
 
 
 def small_concurrent(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
     """Several loops within a short test."""
-    return ConcurrentNAS(space, objectives, population=20, trials=20, evaluations=200, predictor=Ridge)
+    return ConcurrentNAS(space, objectives, population=30, trials=30, evaluations=200, predictor=Ridge)
 
 
 class TestLINAS(StrategyContract):

@@ -26,7 +26,7 @@ BRIEF = partial(PretrainedMLP, unlabelled=300, pretraining=60, frozen=10, steps=
 
 def small(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
     """Several batches within a short test."""
-    return NARS(space, objectives, initial=20, batch=20, iterations=2, pool=64, population=20, predictor=Ridge)
+    return NARS(space, objectives, initial=20, batch=30, iterations=2, pool=64, population=20, predictor=Ridge)
 
 
 class TestNARS(StrategyContract):

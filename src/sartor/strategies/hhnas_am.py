@@ -22,7 +22,7 @@ import random
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sartor.architecture import Architecture, Option
+from sartor.architecture import Architecture, Option, same
 from sartor.objective import Objective, check_names, costs
 from sartor.space import SearchSpace
 from sartor.strategies._decisions import traversal
@@ -142,7 +142,7 @@ class HHNASAM:
         changes = {}
         for name in names:
             if rng.random() < self.probability(template, name) and self.space.is_active(name, arch):
-                changes[name] = rng.choice([one for one in self.space.choices[name] if one is not arch[name]])
+                changes[name] = rng.choice([one for one in self.space.choices[name] if not same(one, arch[name])])
         return self.space.canonical(arch.replace(changes)) if changes else arch
 
     def _learn(self, names: Sequence[str], state: Template, after: Template, parent: Found, child: Found) -> None:
@@ -150,7 +150,7 @@ class HHNASAM:
         active = [name for name in names if self.space.is_active(name, parent.arch)]
         reward = self._reward(parent, child) if active else 0.0
         for name in active:
-            action = int(child.arch[name] != parent.arch[name])
+            action = int(not same(child.arch[name], parent.arch[name]))
             following = max(self._values.get((after, name), (0.0, 0.0)))
             values = self._values.setdefault((state, name), [0.0, 0.0])
             values[action] += self.learning_rate * (reward + self.discount * following - values[action])
