@@ -59,11 +59,11 @@ def rows(quick: bool) -> Iterator[Row]:
             yield row(name, "flops_m", queries, volumes[:, place], PUBLISHED.get(name, (None,) * 5)[place])
     cold, warm = [], []
     for seed in range(seeds):
-        cold.append(searched(partial(LINAS, population=25), "params_m", 1000 + seed, 50))
+        cold.append(searched(partial(LINAS, population=25), "params_m", 1000 + seed, 100))
         found = front("flops_m", seed)
-        warm.append(searched(partial(LINAS, population=25, warm=found[:25]), "params_m", 1000 + seed, 50))
+        warm.append(searched(partial(LINAS, population=25, warm=found), "params_m", 1000 + seed, 100))
     for name, volumes in (("LINAS, cold", np.array(cold)), ("LINAS, warm from FLOPs", np.array(warm))):
-        for place, queries in enumerate(AFTER[:2]):
+        for place, queries in enumerate(AFTER[:3]):
             yield row(name, "params_m", queries, volumes[:, place], None)
 
 

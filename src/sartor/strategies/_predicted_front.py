@@ -48,6 +48,18 @@ def predicted_front(
     return [archs[place] for place in best(belief, count)]
 
 
+def started(space: SearchSpace, warm: Sequence[Architecture], population: int) -> list[Architecture]:
+    """Return at most half a population of `warm`, evenly spaced; ValueError for one that is not in the space.
+
+    The other half is random: predictors that have seen a front alone know nothing of what is off it.
+    """
+    for arch in warm:
+        if arch not in space:
+            raise ValueError(f"{arch!r} of `warm` is not in the space: pass it through space.canonical first")
+    count = min(len(warm), population // 2)
+    return [warm[round(place)] for place in np.linspace(0, len(warm) - 1, count)]
+
+
 def best(belief: Belief, count: int) -> Indices:
     """Return the `count` best: feasible ones by front and crowding, then the others by their excess."""
     left = np.flatnonzero(belief.excess == 0)

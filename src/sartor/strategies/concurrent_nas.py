@@ -25,7 +25,7 @@ from sartor.objective import Objective, check_names, costs
 from sartor.predictors.ridge_or_svr import RidgeOrSVR
 from sartor.space import SearchSpace
 from sartor.strategies._operators import excess, sampled_new
-from sartor.strategies._predicted_front import best, predicted_front
+from sartor.strategies._predicted_front import best, predicted_front, started
 from sartor.strategies._surrogate import Belief, MakePredictor, everything, learnt, seeded
 from sartor.trial import Candidate, Trial
 
@@ -58,16 +58,13 @@ class ConcurrentNAS:
             )
         if not budgets or not all(0 < one <= 1 for one in budgets) or sorted(set(budgets)) != list(budgets):
             raise ValueError(f"budgets are {tuple(budgets)}: they must rise, above 0 and up to 1")
-        for arch in warm:
-            if arch not in space:
-                raise ValueError(f"{arch!r} of `warm` is not in the space: pass it through space.canonical first")
         self.space = space
         self.objectives = tuple(objectives)
         several = any(objective.fidelity for objective in objectives)
         self.budgets = tuple(budgets) if several else (1.0,)
         self.trials, self.population, self.evaluations, self.predictor = trials, population, evaluations, predictor
         self.stage = 0
-        self.proposed: list[Architecture] = list(warm)
+        self.proposed: list[Architecture] = started(space, warm, population)
         self._whole = everything(space)
         self._told: dict[Architecture, Trial] = {}  # in this stage
         self._count = 0  # in this stage

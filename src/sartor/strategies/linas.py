@@ -12,7 +12,8 @@ for another device or measure may start the search.
 Differs from the paper: only architectures that were not measured yet are proposed, so that no measurement is wasted,
 and the best of all that the evolution met, not of its last generation; a space that can be listed is predicted whole,
 which is what the evolution approximates; choices are recombined as in our NSGA-II, with a mutation of at least one
-choice (the authors' .02 per choice hardly ever mutates short genomes).
+choice (the authors' .02 per choice hardly ever mutates short genomes); a warm start fills half
+of the first population.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sartor.objective import Objective, check_names
 from sartor.predictors.ridge_or_svr import RidgeOrSVR
 from sartor.space import SearchSpace
 from sartor.strategies._operators import sampled_new
-from sartor.strategies._predicted_front import predicted_front
+from sartor.strategies._predicted_front import predicted_front, started
 from sartor.strategies._surrogate import MakePredictor, everything, learnt, seeded
 from sartor.trial import Trial
 
@@ -35,7 +36,8 @@ class LINAS:
 
     population: architectures measured in a loop (50: the authors' code).
     evaluations: predictions of the inner evolution, where the space is too large to predict whole (20,000).
-    warm: architectures to start from, such as a front found for another device; ones outside the space are an error.
+    warm: architectures to start from, such as a front found for another device, in its order: half a population of
+        them, evenly spaced, takes part.
     predictor: from a space to a predictor, one for each objective.
     """
 
@@ -53,13 +55,10 @@ class LINAS:
         check_names(objectives)
         if population < 2 or evaluations < population:
             raise ValueError(f"population {population}, evaluations {evaluations}: at least 2, and as many as it")
-        for arch in warm:
-            if arch not in space:
-                raise ValueError(f"{arch!r} of `warm` is not in the space: pass it through space.canonical first")
         self.space = space
         self.objectives = tuple(objectives)
         self.population, self.evaluations, self.predictor = population, evaluations, predictor
-        self.proposed: list[Architecture] = list(warm)
+        self.proposed: list[Architecture] = started(space, warm, population)
         """What the loop measures; the rest of the first population is random."""
         self._whole = everything(space)
         self._told: dict[Architecture, Trial] = {}
