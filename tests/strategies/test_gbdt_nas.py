@@ -21,7 +21,7 @@ from sartor.space import SearchSpace
 from sartor.strategies.gbdt_nas import GBDTNAS
 from sartor.trial import Trial
 
-FAST = partial(GBDT, members=0, rounds=30)
+FAST = partial(GBDT, members=0, rounds=20, learning_rate=0.1)
 
 
 def small(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
@@ -112,7 +112,7 @@ def test_a_large_gated_space_is_sampled_and_stays_canonical() -> None:
 def test_bounds_are_kept_by_prediction_or_by_measuring_what_is_cheap() -> None:
     for cheap in (False, True):
         objectives = (ERROR[0], Objective("cost", cost, at_most=50.0, cheap=cheap))
-        strategy = GBDTNAS(TOY, objectives, initial=100, batch=20, predictor=partial(GBDT, members=0))
+        strategy = GBDTNAS(TOY, objectives, initial=100, batch=50, predictor=partial(GBDT, members=0))
         log = search(TOY, strategy, objectives, trials=200)
         kept = [trial.state == "done" for trial in log[100:]]
         assert all(kept) if cheap else np.mean(kept) > 0.6
