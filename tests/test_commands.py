@@ -68,6 +68,7 @@ def test_search_hands_over_what_was_asked(recipe: Recipe, capsys: pytest.Capture
         "seed": 3,
         "threads": 2,
         "trial_timeout_s": 10.0,
+        "baselines": True,
         "force": False,
     }
     assert recipe.closed

@@ -23,8 +23,9 @@ from sartor.architecture import Architecture
 from sartor.objective import Objective
 from sartor.protocols import Measurement
 from sartor.recipes.job import Job
-from sartor.recipes.planning import plan
+from sartor.recipes.planning import MIN_STEPS, plan, plan_alone
 from sartor.recipes.profiling import LimitError, spread_samples
+from sartor.recipes.training import steps_alone
 from sartor.recipes.verification import worth_verifying
 from sartor.run import Run
 from sartor.targets import load_target
@@ -157,6 +158,30 @@ def test_a_budget_becomes_counts(tmp_path: Path) -> None:
     torch.set_num_threads(threads)
     assert long["steps"] > 3 * short["steps"] >= 90
     assert json.loads(json.dumps(short)) == short
+
+
+def test_networks_train_by_themselves_in_the_time_that_is_left(tmp_path: Path) -> None:
+    job, threads = prepared(tmp_path / "run"), torch.get_num_threads()
+    counts = plan(job, budget_s=60.0, spent_s=0.0, steps=None, trials=None)
+    seconds = {**counts["seconds"], "smallest": 0.001, "middle": 0.003, "largest": 0.009}
+    job.run.update({"plan": counts, "arguments": {**job.arguments, "budget_s": 60.0}})
+    archs = [job.space.smallest(), job.middle(), job.space.largest()]
+    much, nothing = (plan_alone(job, archs, spent_s=s) for s in (5.0, 100.0))
+    job.run.update({"arguments": {**job.arguments, "baselines": False}})
+    alone = plan_alone(job, archs, spent_s=5.0)
+    torch.set_num_threads(threads)
+    assert nothing["finetune_steps"] == MIN_STEPS < much["finetune_steps"] < alone["finetune_steps"]
+    assert much["baseline_steps"] == much["finetune_steps"] + 4 * counts["steps"] // 3
+    job.run.update({"plan": {**much, "seconds": seconds, "finetune_steps": 100}})
+    assert [steps_alone(job, arch, "finetune_steps") for arch in archs] == [300, 100, 100]
+
+
+def test_a_search_without_baselines_has_none_and_misses_none(tmp_path: Path) -> None:
+    arguments = {**SMALL, "steps": None, "trials": None, "budget_s": 0.5, "baselines": False}
+    with recipes.search_for_device("digits", out=tmp_path / "run", **arguments) as run:
+        assert run.record["plan"]["finetune_steps"] == MIN_STEPS
+        assert list((run.path / "pareto").iterdir()) and not (run.path / "baselines").exists()
+        assert "no measured baseline" not in (run.path / "report.html").read_text()
 
 
 def test_samples_spread_from_the_smallest_to_the_largest() -> None:

@@ -134,6 +134,11 @@ class Run:
         stages: dict[str, float] = self.record["stages"]
         return stages
 
+    @property
+    def spent_s(self) -> float:
+        """Seconds of all stages and all their attempts, but for those of killed processes."""
+        return float(sum(self.stages.values()) + sum(self.record.get("unfinished", {}).values()))
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block as a stage of the run, which is finished when the block ends without an error.

@@ -173,7 +173,7 @@ def load_task(
     source: str | Path,
     *,
     seed: int = 0,
-    validation: float = 0.15,
+    validation: float | None = None,
     test: float = 0.15,
     image_size: int | tuple[int, int] | None = None,
     flip: bool | None = None,
@@ -188,7 +188,8 @@ def load_task(
             ``train/<class>/*.png`` and perhaps ``test/<class>/``, ``validation/<class>/``; a folder with
             ``<class>/*.png``; ``hf:`` and a Hugging Face data set id or path.
         seed: the cut of the splits, the order of the samples and the augmentation depend on it.
-        validation: share of the training samples that becomes the validation split if the source has none.
+        validation: share of the training samples that becomes the validation split if the source has none; 15 %, and
+            up to 25 % where those are fewer than 500 samples, if nothing is said.
         test: the same for the test split.
         image_size: side, or (height, width), that all images are resized to; without it images must have one
             size, and sides above 224 are scaled down to 224.

@@ -25,7 +25,7 @@ def draw_classes(folder: Path, count: int = 6, classes: str = "ab", **options: s
 def test_classes_alone_are_split(tmp_path: Path) -> None:
     draw_classes(tmp_path, 20)
     task = load_task(str(tmp_path))
-    assert task.record["sizes"] == {"train": 28, "validation": 6, "test": 6}
+    assert task.record["sizes"] == {"train": 24, "validation": 10, "test": 6}
     assert task.classes == ("class a", "class b")
     assert task.example.shape == (1, 3, 9, 12)
     assert task.record["storage"] == "memory, uint8"

@@ -61,7 +61,7 @@ def test_a_saved_set(tmp_path: Path, datasets: Any, table: Callable[..., Any]) -
 def test_a_single_table_is_split_and_streams(tmp_path: Path, table: Callable[..., Any]) -> None:
     table(20).save_to_disk(tmp_path / "set")
     task = load_task(f"hf:{tmp_path / 'set'}")
-    assert task.record["sizes"] == {"train": 12, "validation": 4, "test": 4}
+    assert task.record["sizes"] == {"train": 10, "validation": 6, "test": 4}
     streamed = load_task(f"hf:{tmp_path / 'set'}", memory_mb=0.001, workers=2)
     assert streamed.record["storage"].startswith("streamed")
     for step in (3, 0):
@@ -77,7 +77,7 @@ def test_an_image_folder(tmp_path: Path, datasets: Any) -> None:
                 picture(i).save(tmp_path / "pictures" / split / name / f"{i}.png")
     task = load_task(f"hf:{tmp_path / 'pictures'}")
     assert task.classes == NAMES
-    assert task.record["sizes"] == {"train": 10, "validation": 2, "test": 4}
+    assert task.record["sizes"] == {"train": 8, "validation": 4, "test": 4}
 
 
 def test_plain_labels(tmp_path: Path, datasets: Any) -> None:

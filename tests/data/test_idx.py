@@ -45,7 +45,7 @@ def images(path: Path) -> NDArray[np.uint8]:
 def test_folders(tmp_path: Path, suffix: str, test: str) -> None:
     write_set(tmp_path, suffix=suffix, test=test)
     task = load_task(tmp_path)
-    assert task.record["sizes"] == {"train": 32, "validation": 8, "test": 12}
+    assert task.record["sizes"] == {"train": 28, "validation": 12, "test": 12}
     assert task.record["kind"] == "idx"
     assert task.classes == ("0", "1", "2", "3")
 
@@ -53,7 +53,7 @@ def test_folders(tmp_path: Path, suffix: str, test: str) -> None:
 def test_training_files_alone_are_split(tmp_path: Path) -> None:
     write(tmp_path / "train-images.idx3-ubyte", idx(X))
     write(tmp_path / "train-labels.idx1-ubyte", idx(Y))
-    assert load_task(tmp_path).record["sizes"] == {"train": 24, "validation": 8, "test": 8}
+    assert load_task(tmp_path).record["sizes"] == {"train": 20, "validation": 12, "test": 8}
 
 
 def test_emnist_is_turned_back_and_one_of_several_sets_is_named(tmp_path: Path) -> None:

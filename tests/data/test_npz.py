@@ -46,9 +46,9 @@ def test_all_three_parts(tmp_path: Path, x: str, y: str) -> None:
 
 def test_missing_parts_are_cut_from_train(tmp_path: Path) -> None:
     task = load_task(str(saved(tmp_path, x_train=X, y_train=Y)))
-    assert task.record["sizes"] == {"train": 24, "validation": 8, "test": 8}
+    assert task.record["sizes"] == {"train": 20, "validation": 12, "test": 8}
     task = load_task(saved(tmp_path, x_train=X, y_train=Y, x_test=X[:9], y_test=Y[:9]))
-    assert task.record["sizes"] == {"train": 32, "validation": 8, "test": 9}
+    assert task.record["sizes"] == {"train": 28, "validation": 12, "test": 9}
     assert task.record["splits"]["test"]["part"] == "test"
     assert task.name == "set"
 

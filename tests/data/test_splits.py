@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor.data.source import DataError
-from sartor.data.splits import check_fractions, digest, stratified
+from sartor.data.splits import check_fractions, default_validation, digest, stratified
 
 fractions = st.floats(0.01, 0.25)
 
@@ -67,3 +67,10 @@ def test_shares_out_of_range_are_refused(shares: dict[str, float]) -> None:
 def test_the_digest_does_not_depend_on_the_integer_type() -> None:
     assert digest(np.array([1, 2, 3], dtype=">i4").astype(np.int64)) == digest(np.array([1, 2, 3]))
     assert digest(np.array([1])) == "7c9fa136d4413fa6173637e883b6998d32e1d675f88cddff9dcbcf331820f4b8"
+
+
+@given(st.integers(2, 10**7))
+def test_a_small_set_decides_on_more_of_it(samples: int) -> None:
+    share = default_validation(samples)
+    assert 0.15 <= share <= 0.25
+    assert share == 0.15 or share == 0.25 or math.isclose(share * samples, 500)

@@ -62,6 +62,7 @@ ImageSide = Annotated[
     ImageSize | None,
     Option("--image-size", metavar="HxW", parser=ImageSize.parse, help="Resize images, to 32 or 24x32."),
 ]
+Baselines = Annotated[bool, Option("--baselines/--no-baselines", help="Train hand-made networks too, to compare with.")]
 Seed = Annotated[int, Option(metavar="N", min=0, max=2**32 - 1, help="Of every random draw.")]
 Threads = Annotated[int, Option(metavar="N", min=1, max=1024, help="Of the target.")]
 Resume = Annotated[bool, Option("--resume", help="Continue what is there.")]

@@ -14,7 +14,18 @@ import typer
 from sartor.own import absolute
 
 _LIMITS = {"latency": ("latency_ms", "ms"), "size": ("size_bytes", "B"), "macs": ("macs", ""), "params": ("params", "")}
-_OTHERS = ("target", "steps", "trials", "trial_timeout", "space", "strategy", "image_size", "seed", "threads")
+_OTHERS = (
+    "target",
+    "steps",
+    "trials",
+    "trial_timeout",
+    "space",
+    "strategy",
+    "image_size",
+    "baselines",
+    "seed",
+    "threads",
+)
 _RECORDED_AS = {"trial_timeout": "trial_timeout_s"}
 
 
@@ -71,6 +82,8 @@ def _shown(name: str, value: Any) -> str | None:
         return None
     if name == "image_size":
         return "x".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
     unit = "s" if name == "trial_timeout" else _LIMITS.get(name, ("", ""))[1]
     return f"{value:.12g}{unit}" if isinstance(value, float | int) else str(value)
 

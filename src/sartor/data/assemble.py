@@ -18,7 +18,7 @@ from sartor.data.preprocessing import Preprocessing, fitted_size, resized
 from sartor.data.rng import permutation
 from sartor.data.source import Arrays, DataError, Files, Source
 from sartor.data.split import Split
-from sartor.data.splits import check_fractions, digest, stratified
+from sartor.data.splits import check_fractions, default_validation, digest, stratified
 from sartor.data.streaming import StreamingSplit, common_form, decoded
 from sartor.data.tensors import TensorSplit
 
@@ -35,7 +35,7 @@ class Options:
     """What the user may decide about any source; see `task.load_task`."""
 
     seed: int = 0
-    validation: float = 0.15
+    validation: float | None = None
     test: float = 0.15
     image_size: int | tuple[int, int] | None = None
     flip: bool | None = None
@@ -130,7 +130,10 @@ def _cuts(
     labels: Mapping[str, NDArray[np.int64]], classes: tuple[str, ...], options: Options
 ) -> dict[str, tuple[str, Indices]]:
     """Return, by split, the part that it comes from and the indices into that part."""
-    shares = {"validation": options.validation, "test": options.test}
+    validation = options.validation
+    if validation is None:
+        validation = default_validation(len(labels["train"]))
+    shares = {"validation": validation, "test": options.test}
     fractions = {name: share for name, share in shares.items() if name not in labels}
     check_fractions(fractions)
     cut = stratified(labels["train"], fractions, classes, options.seed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sartor.data.rng import permutation
 from sartor.data.source import DataError
 
-__all__ = ["check_fractions", "digest", "stratified"]
+__all__ = ["check_fractions", "default_validation", "digest", "stratified"]
 
 Indices = NDArray[np.int64]
 
@@ -54,6 +54,14 @@ def stratified(
 def digest(values: NDArray[np.int64]) -> str:
     """Return the SHA-256 of integers as little-endian int64, in hex: the same on every platform."""
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<i8").tobytes()).hexdigest()
+
+
+def default_validation(samples: int) -> float:
+    """Return the share of `samples` that decides among networks: 15 %, of a small set up to 25 %.
+
+    Of 270 samples at an accuracy of 98 % the standard error is 0.9 points, more than networks differ by.
+    """
+    return min(0.25, max(0.15, 500 / samples))
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:

@@ -3,7 +3,7 @@
 The stages, each of which leaves files behind and is skipped when the run is resumed after it:
 
 1. profile: measure a few networks on the target; predict the latency of the others.
-2. plan: turn the budget into counts of steps and trials.
+2. plan: turn the budget into counts of steps and trials; again after the search, for what is left.
 3. train: shared weights of all sub-networks (BigNAS).
 4. search: validation error with shared weights against predicted latency.
 5. baselines: hand-made networks, trained from scratch on the same batches.
@@ -34,7 +34,7 @@ from sartor.deploy.parity import ExportError
 from sartor.objective import Objective, violation
 from sartor.protocols import Strategy, Target
 from sartor.recipes.job import LIMITS, Job, Say
-from sartor.recipes.planning import more_trials, plan
+from sartor.recipes.planning import more_trials, plan, plan_alone
 from sartor.recipes.profiling import counts, latency, profile, samples_within
 from sartor.recipes.training import PortableError, finetuned, scratch_network, steps_alone, train
 from sartor.recipes.verification import (
@@ -73,6 +73,7 @@ def search_for_device(
     threads: int = 1,
     trial_timeout_s: float | None = None,
     image_size: int | tuple[int, int] | None = None,
+    baselines: bool = True,
     force: bool = False,
     on_progress: Say | None = None,
 ) -> Run:
@@ -89,6 +90,8 @@ def search_for_device(
         seed: of splits, weights, batches and search.
         threads: of the target's runtime.
         image_size: what images of unequal size are resized to, see `load_task`.
+        baselines: also train the hand-made networks from scratch, at equal cost, to compare with; about a third of
+            the budget goes there.
         trial_timeout_s: a candidate that takes longer fails, and the search goes on.
         force: replace the run in `out`.
         on_progress: called with a line at each stage.
@@ -113,6 +116,7 @@ def search_for_device(
         "seed": seed, "threads": threads,
         "trial_timeout_s": trial_timeout_s,
         "image_size": image_size,
+        "baselines": baselines,
     }  # fmt: skip
     record = {
         "command": sys.argv,
@@ -179,8 +183,10 @@ def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
                 profile(job)
         if "plan" not in job.run.record:
             asked = {name: job.arguments[name] for name in ("budget_s", "steps", "trials")}
-            job.run.update({"plan": plan(job, spent_s=time.monotonic() - started, **asked)})
-        _work(job)
+            with job.run.stage("plan"):
+                planned = plan(job, spent_s=time.monotonic() - started, **asked)
+            job.run.update({"plan": planned})
+        _work(job, started)
     except BaseException:
         job.run.close()
         raise
@@ -189,7 +195,7 @@ def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
     return job.run
 
 
-def _work(job: Job) -> None:
+def _work(job: Job, started: float) -> None:
     """Stages 3 to 7; training and search continue where they stopped, and cost nothing when they are finished."""
     job.use_threads()
     if "verify" not in job.run.stages:
@@ -199,7 +205,9 @@ def _work(job: Job) -> None:
         job.say(f"searching: {job.plan['trials']} trials")
         with job.run.stage("search"):
             candidates = _search(job, supernet)
-        job.say("training the baselines from scratch")
+        if "finetune_steps" not in job.plan:
+            spent_s = max(time.monotonic() - started, job.run.spent_s)
+            job.run.update({"plan": plan_alone(job, candidates, spent_s=spent_s)})
         with job.run.stage("baselines"):
             baselines = _baselines(job)
         job.say(f"verifying {len(candidates)} networks on {job.target.name}")
@@ -260,8 +268,10 @@ def _strategy(job: Job, goals: list[Objective]) -> Strategy:
 
 
 def _baselines(job: Job) -> list[Member]:
-    members = []
-    for name, arch in job.hand_made().items():
+    members: list[Member] = []
+    if job.compares:
+        job.say("training the baselines from scratch")
+    for name, arch in job.hand_made().items() if job.compares else ():
         trained = {"trained": "from scratch", "steps": steps_alone(job, arch, "baseline_steps")}
         train_alone = partial(scratch_network, job, name, arch)
         member = _written(job, job.path / "baselines" / name, arch, train_alone, trained)
@@ -307,8 +317,8 @@ def _verified_before(job: Job, again: Set[Architecture]) -> list[Member]:
 
 
 def _extend(job: Job, budget_s: float) -> None:
-    """Turn more seconds into more trials; what follows them is then done again. Before the plan, just add."""
-    if "plan" not in job.run.record:
+    """Turn more seconds into more trials; what follows them is then done again. Before the last plan, just add."""
+    if "finetune_steps" not in job.run.record.get("plan", {}):
         if job.arguments["budget_s"] is not None:
             job.run.update({"arguments": {**job.arguments, "budget_s": job.arguments["budget_s"] + budget_s}})
         return

@@ -66,6 +66,11 @@ class Job:
         return self.arguments["limits"]  # type: ignore[no-any-return]
 
     @property
+    def compares(self) -> bool:
+        """Whether hand-made networks are trained from scratch, to compare with."""
+        return bool(self.arguments.get("baselines", True))
+
+    @property
     def seed(self) -> int:
         """The seed that all randomness of the run derives from."""
         return int(self.arguments["seed"])

@@ -1,33 +1,37 @@
-"""Stage 2: turn a wall-clock budget into counts of work, so that a resumed run does the same work.
+"""Turn a wall-clock budget into counts of work, so that a resumed run does the same work.
 
-Short trials of each kind of work are timed on this machine; the counts are written to the record before training.
+Short trials of each kind of work are timed on this machine; the counts are written to the record before the work. What
+the networks of the front train by themselves is planned after the search, when it is known which they are, and what
+time the shared weights and the search have really left.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from sartor.architecture import Architecture
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
 from sartor.oneshot import BigNAS, Supervised
 from sartor.recipes.job import Job
-from sartor.recipes.training import evaluation_batches, longer, supernet_learner, supervised_learner
+from sartor.recipes.training import evaluation_batches, longer, step_seconds, supernet_learner, supervised_learner
 from sartor.recipes.verification import complete_member, measure_members, write_member
 from sartor.supernet import extract
 from sartor.targets.machine import usable_cores
 
-__all__ = ["plan"]
+__all__ = ["more_trials", "plan", "plan_alone"]
 
-VERIFIED, MIN_VERIFIED = 20, 8  # networks that the search found, and that are fine-tuned and measured
+VERIFIED, MIN_VERIFIED = 24, 8  # networks that the search found, and that are fine-tuned and measured
 SANDWICH = 4  # sub-networks in a step of the shared weights
 SEARCH_SHARE = 0.08  # of the time that planning leaves
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
+TOGETHER = 0.5  # of the time of measuring networks one by one is what it takes in one go, about
 FRONT_SHARE = 0.3  # of the measured networks end on the front, about, and are exported in every format
 REPORT_S = 6.0
 WORTH_ALL_CORES = 0.7  # of the step on one thread
@@ -39,15 +43,19 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     batch_size = min(32 if len(job.task.train) < 10_000 else 64, len(job.task.train))
     if steps is not None and trials is not None:
         # One thread: the same bits on any number of cores.
-        return {"batch_size": batch_size, **_counts(steps, trials, VERIFIED), "training_threads": 1}
+        shared = {"batch_size": batch_size, "steps": steps, "trials": trials, "verified": VERIFIED}
+        return {**shared, **_alone(steps, steps, VERIFIED), "training_threads": 1}
     threads, step_s = _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
     plain_s = _plain_seconds(job, batch_size)
     trial_s, (measure_s, export_s) = _timed(_trial(job)), _verification_seconds(job)
-    left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S - len(plain_s) * measure_s
+    left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S
     each_s = measure_s + FRONT_SHARE * export_s
     trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * left / trial_s)))
-    baselines_s = sum(seconds * longer(seconds, plain_s["middle"]) for seconds in plain_s.values())
+    baselines_s = 0.0
+    if job.compares:
+        left -= len(plain_s) * measure_s
+        baselines_s = sum(seconds * longer(seconds, plain_s["middle"]) for seconds in plain_s.values())
     affordable, verified = 0, MIN_VERIFIED
     for verified in range(VERIFIED, MIN_VERIFIED - 1, -1):
         # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
@@ -57,23 +65,43 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
             break
     if affordable < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
-    counts = _counts(max(MIN_STEPS, affordable), trials, verified)
+    counts = {"steps": max(MIN_STEPS, affordable), "trials": trials, "verified": verified}
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
     seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
     return {"batch_size": batch_size, **counts, "training_threads": threads, "seconds": seconds}
 
 
-def _counts(steps: int, trials: int, verified: int) -> dict[str, int]:
-    """The counts of a plan.
+def plan_alone(job: Job, candidates: Iterable[Architecture], *, spent_s: float) -> dict[str, Any]:
+    """The plan, with what `candidates` and the baselines train by themselves in the time that is left.
 
-    Each network that is shown is fine-tuned for as many steps as the shared weights had, a small one for more. A
-    baseline has those steps, and its part of the shared ones, in which each step trains four networks for all that are
-    shown: equal cost.
+    About as many steps as the shared weights had, for that is how the first plan divided the time.
     """
-    baseline = steps + SANDWICH * steps // verified
-    return {
-        "steps": steps, "trials": trials, "verified": verified, "finetune_steps": steps, "baseline_steps": baseline
-    }  # fmt: skip
+    started, archs, shared = time.monotonic(), list(candidates), job.plan["steps"]
+    seconds = {**job.plan["seconds"], **_plain_seconds(job, job.plan["batch_size"])}
+
+    def step_s(arch: Architecture) -> float:
+        cost = step_seconds(job, arch, seconds)
+        return cost * longer(cost, seconds["middle"])
+
+    verified = len(archs) or 1
+    left = (job.arguments["budget_s"] or 0.0) - spent_s - REPORT_S - (time.monotonic() - started)
+    left -= verified * (seconds["measure"] + FRONT_SHARE * seconds["export"])
+    candidates_s, baselines_s = sum(map(step_s, archs)), 0.0
+    if job.compares:
+        baselines_s = sum(map(step_s, job.hand_made().values()))
+        left -= len(job.hand_made()) * seconds["measure"] + SANDWICH * shared / verified * baselines_s
+    steps = max(MIN_STEPS, int(left / max(candidates_s + baselines_s, 1e-9)))
+    job.say(f"plan: each network trains {steps} steps by itself, small ones more")
+    return {**job.plan, **_alone(shared, steps, verified), "seconds": seconds}
+
+
+def _alone(shared: int, steps: int, verified: int) -> dict[str, int]:
+    """Count the steps of networks by themselves.
+
+    A baseline has those of a network that is shown, and its part of the `shared` ones, each of which trains four
+    networks for all that are shown: equal cost.
+    """
+    return {"finetune_steps": steps, "baseline_steps": steps + SANDWICH * shared // verified}
 
 
 def _mean_step(plain_s: Mapping[str, float]) -> float:
@@ -143,7 +171,7 @@ def _trial(job: Job) -> Callable[[], object]:
 
 
 def _verification_seconds(job: Job) -> tuple[float, float]:
-    """Seconds to measure and evaluate one network, and to export it in every format, caches warm."""
+    """Seconds to measure and evaluate one of many networks, and to export it in every format, caches warm."""
     arch = job.middle()
     network = extract(job.network().eval(), arch)
     with scratch_beside(job.path / "plan") as folder:
@@ -155,4 +183,5 @@ def _verification_seconds(job: Job) -> tuple[float, float]:
             between = time.monotonic()
             complete_member(job, member)
             seconds.append((between - before, time.monotonic() - between))
-    return seconds[1]
+    measure_s, export_s = seconds[1]
+    return TOGETHER * measure_s, export_s

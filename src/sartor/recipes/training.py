@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ __all__ = [
     "finetuned",
     "longer",
     "scratch_network",
+    "step_seconds",
     "steps_alone",
     "supernet_learner",
     "supervised_learner",
@@ -33,7 +34,7 @@ RECIPE = Recipe(schedule="cosine", dropout=0.0)
 LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
-LONGEST = 3.0  # times the planned steps, for the smallest networks
+LONGEST = 8.0  # times the planned steps, for the smallest networks
 
 
 def train(job: Job) -> nn.Module:
@@ -77,17 +78,27 @@ def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
 
 
 def longer(cost: float, middle: float) -> float:
-    """How many times as long as planned a network trains alone: the cheaper than the middle one, the longer.
+    """How many times as long as planned a network trains alone: one that is cheaper than the middle one as many times.
 
-    Small networks learn slowly and cost little. By the root of the cost, so that they still cost less in all.
+    Small networks learn slowly, and so cost as much as the middle one in all.
     """
-    return min(LONGEST, max(1.0, math.sqrt(middle / max(cost, 1e-12))))
+    return min(LONGEST, max(1.0, middle / max(cost, 1e-12)))
 
 
 def steps_alone(job: Job, arch: Architecture, planned: str) -> int:
-    """The steps that a network trains alone: those of the plan named `planned`, and more for a small one."""
-    cost, middle = (float(macs(job.workload(one))) for one in (arch, job.middle()))
-    return round(float(job.plan[planned]) * longer(cost, middle))
+    """The steps that a network trains alone: those of the plan named `planned`, more for a small one.
+
+    Where nothing was timed, because the work was given in counts, they are the same for all.
+    """
+    seconds = job.plan.get("seconds")
+    times = longer(step_seconds(job, arch, seconds), seconds["middle"]) if seconds else 1.0
+    return round(float(job.plan[planned]) * times)
+
+
+def step_seconds(job: Job, arch: Architecture, seconds: Mapping[str, float]) -> float:
+    """About how long a step of a network takes: between those of the hand-made ones, by its MACs."""
+    timed = sorted((macs(job.workload(one)), seconds[name]) for name, one in job.hand_made().items())
+    return float(np.interp(macs(job.workload(arch)), [count for count, _ in timed], [each for _, each in timed]))
 
 
 def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:

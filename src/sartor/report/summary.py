@@ -252,7 +252,7 @@ def _missing(record: Record) -> list[str]:
     if "search" not in stages and len(record.trials) < max(trials, 1):
         lacking.append(f"the search has told {len(record.trials):,} of {trials:,.0f} trials")
     absent = [name for name in BASELINES if name not in {one.name for one in record.baselines}]
-    if absent:
+    if absent and record.part("arguments").get("baselines", True):
         lacking.append(f"no measured baseline yet: {', '.join(absent)}")
     if not record.front and "verify" not in stages:
         lacking.append("no network is verified yet")
