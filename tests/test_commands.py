@@ -63,7 +63,7 @@ def test_search_hands_over_what_was_asked(recipe: Recipe, capsys: pytest.Capture
         "steps": None,
         "trials": None,
         "space": "mobilenet",
-        "strategy": "nsga2",
+        "strategy": "auto",
         "image_size": (24, 32),
         "seed": 3,
         "threads": 2,

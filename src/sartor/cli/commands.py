@@ -66,7 +66,7 @@ def search(
     trials: given.Trials = None,
     trial_timeout: given.TrialTimeout = None,
     space: given.Space = "mobilenet",
-    strategy: given.Strategy = "nsga2",
+    strategy: given.Strategy = "auto",
     image_size: given.ImageSide = None,
     baselines: given.Baselines = True,
     seed: given.Seed = 0,

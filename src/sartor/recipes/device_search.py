@@ -68,7 +68,7 @@ def search_for_device(
     steps: int | None = None,
     trials: int | None = None,
     space: str = "mobilenet",
-    strategy: str = "nsga2",
+    strategy: str = "auto",
     seed: int = 0,
     threads: int = 1,
     trial_timeout_s: float | None = None,
