@@ -6,7 +6,8 @@ arXiv:2003.11142 (every block has a skip, whose branch starts at zero).
 
 The image size decides how often the network halves it, down to about 4x4 (7x7 from 224), and so the number of
 stages. Searched: kernel, expansion and squeeze-and-excitation of each block; width and depth of each stage;
-the width of the head; and the input resolution where images have at least 24 pixels. The first stage, whose maps are
+the width of the head; and the input resolution where images have at least 24 pixels. Below 16 pixels, where calls of
+operators cost more than what they compute, a stage that halves the map may do so without a block. The first stage, whose maps are
 the largest, has the small kernel and expansions that it has in the papers' networks.
 
 Differs from the papers:
@@ -31,17 +32,21 @@ __all__ = ["InvertedResidual", "MobileNet"]
 
 @dataclass(frozen=True)
 class Form:
-    """What is searched at an image size: each stage's widths, and its blocks, their expansions and kernels."""
+    """What is searched at an image size: each stage's widths, and its blocks, their expansions and kernels.
+
+    may_pool: a stage that halves the map may do so without any block.
+    """
 
     widths: tuple[tuple[int, ...], ...]
     blocks: int
     expansions: tuple[int, ...]
     kernels: tuple[int, ...]
+    may_pool: bool = False
 
 
 FIRST_KERNELS, FIRST_EXPANSIONS = (3,), (1, 2, 3)  # of the first stage
 WIDTHS = ((8, 16, 24), (16, 24, 40), (24, 40, 64), (48, 80, 112), (96, 144, 192))
-TINY = Form(((4, 8, 16), (8, 16, 32)), blocks=2, expansions=(2, 3, 4), kernels=(3, 5))  # below 16 pixels
+TINY = Form(((4, 8, 16), (8, 16, 32)), 2, expansions=(2, 3, 4), kernels=(3, 5), may_pool=True)  # below 16 pixels
 SMALL = Form(WIDTHS, blocks=3, expansions=(2, 3, 4), kernels=(3, 5))  # below 64 pixels
 FULL = Form(WIDTHS, blocks=4, expansions=(3, 4, 6), kernels=(3, 5, 7))
 
@@ -70,12 +75,7 @@ class InvertedResidual(nn.Module):
         self.squeeze = OneOf({"none": nn.Identity(), "se": SqueezeExcite(hidden)})
         self.project_conv = Conv2d(hidden, out_channels, 1, bias=False)
         self.project_norm = BatchNorm2d(out_channels)
-        skip: list[nn.Module] = []
-        if stride > 1:
-            skip.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
-        if in_channels is not out_channels:
-            skip += [Conv2d(in_channels, out_channels, 1, bias=False), BatchNorm2d(out_channels)]
-        self.skip = nn.Sequential(*skip)
+        self.skip = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
@@ -118,9 +118,15 @@ class MobileNet(nn.Module):
             kernels = form.kernels if i and side >= 7 else FIRST_KERNELS  # a small map shows a large kernel little
             expansions = form.expansions if i else FIRST_EXPANSIONS
             first = InvertedResidual(before, width, stride, kernels, expansions)
-            more = [InvertedResidual(width, width, 1, kernels, expansions) for _ in range(form.blocks - 1)]
+            more: list[nn.Module] = [
+                InvertedResidual(width, width, 1, kernels, expansions) for _ in range(form.blocks - 1)
+            ]
+            depths: list[int | tuple[int, ...]] = [*range(i > 0, form.blocks + 1)]
+            if i and form.may_pool:  # block number `blocks`, instead of the others
+                more.append(_shortcut(before, width, stride))
+                depths.insert(0, (form.blocks,))
             # The first stage keeps size and width, so that the network can do without it.
-            self.stages.append(Repeat(first, *more, depth=Choice(range(i > 0, form.blocks + 1))))
+            self.stages.append(Repeat(first, *more, depth=Choice(depths)))
             before = width
         last = before.extent
         self.head_width = Choice([last, 2 * last, 4 * last])
@@ -153,6 +159,16 @@ class MobileNet(nn.Module):
         for module in self.modules():
             if isinstance(module, InvertedResidual):  # the block starts as its skip (BigNAS, section 3.2)
                 nn.init.zeros_(module.project_norm.weight)
+
+
+def _shortcut(in_channels: int | Size, out_channels: int | Size, stride: int) -> nn.Sequential:
+    """What a block adds its branch to: the identity, but for an average pool and a 1x1 convolution where needed."""
+    layers: list[nn.Module] = []
+    if stride > 1:
+        layers.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
+    if in_channels is not out_channels:
+        layers += [Conv2d(in_channels, out_channels, 1, bias=False), BatchNorm2d(out_channels)]
+    return nn.Sequential(*layers)
 
 
 def _strides(size: int) -> tuple[int, tuple[int, ...]]:
