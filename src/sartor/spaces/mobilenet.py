@@ -6,9 +6,9 @@ arXiv:2003.11142 (every block has a skip, whose branch starts at zero).
 
 The image size decides how often the network halves it, down to about 4x4 (7x7 from 224), and so the number of
 stages. Searched: kernel, expansion and squeeze-and-excitation of each block; width and depth of each stage;
-the width of the head; and the input resolution where images have at least 24 pixels. Below 16 pixels, where calls of
-operators cost more than what they compute, a stage that halves the map may do so without a block. The first stage, whose maps are
-the largest, has the small kernel and expansions that it has in the papers' networks.
+the width of the head; and the input resolution where images have at least 24 pixels. The first stage, whose maps are
+the largest, has the small kernel and expansions that it has in the papers' networks. Below 16 pixels, where calling an
+operator costs more than its arithmetic, a stage that halves the map may do so without a block.
 
 Differs from the papers:
 - ReLU everywhere: runtimes fuse it into the convolution, and it quantises well.
