@@ -249,7 +249,7 @@ def write(digits: tuple[Tensor, Tensor], trained: nn.Module, tmp_path: Path) -> 
         images, _ = digits
         arguments: dict[str, Any] = {
             "net": trained, "arch": ARCH, "example": images[:1], "samples": images[1200:1232],
-            "preprocessing": PREPROCESSING, "classes": CLASSES, "record": {"source": "digits"},
+            "preprocessing": PREPROCESSING, "classes": CLASSES,
         }  # fmt: skip
         return write_bundle(tmp_path / "out" / ARCH.id, **{**arguments, **changes})
 
@@ -283,7 +283,7 @@ def test_a_bundle_stands_alone(write: Write, digits: tuple[Tensor, Tensor], trai
     fresh.load_state_dict(weights)
     assert np.array_equal(outputs(fresh, images[:4]), outputs(trained, images[:4]))
     told = json.loads((found.folder / "preprocessing.json").read_text())
-    assert told == {**PREPROCESSING, "classes": list(CLASSES), "task": {"source": "digits"}}
+    assert told == {**PREPROCESSING, "classes": list(CLASSES)}
     assert set(found.parity) == {"model.pt2", "model.onnx", "model.int8.onnx"}
     assert found.parity["model.onnx"].to_dict()["samples"] == 32
     assert found.parity["model.int8.onnx"].agreement > 0.9

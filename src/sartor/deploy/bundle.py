@@ -95,7 +95,6 @@ def write_bundle(
     samples: Tensor,
     preprocessing: Mapping[str, Any],
     classes: Sequence[str],
-    record: Mapping[str, Any] | None = None,
     int8: bool = False,
     calibration: Sequence[Tensor] = (),
 ) -> Bundle:
@@ -105,8 +104,7 @@ def write_bundle(
     and moved at the end; `weights.safetensors`, if there is one, can be read at every instant. A complete bundle
     with the same weights is kept and compared again. Other files in `folder` are left alone, but for temporary
     ones of a killed export. The size in `preprocessing` (mode, channels, height, width, mean, std, scale)
-    follows `example`, for the resolution may have been searched; `record` (of the task) is kept with it;
-    `calibration` is batches of training data.
+    follows `example`, for the resolution may have been searched; `calibration` is batches of training data.
 
     Raises:
         ExportError: a network that cannot be exported, or a file that differs from torch.
@@ -125,7 +123,7 @@ def write_bundle(
     told = {**preprocessing, "height": height, "width": width, "classes": [*classes]}
     with _beside(folder) as partial:
         write_bytes(partial / "weights.safetensors", weights)
-        _describe(partial, arch, {**told, "task": {**record}} if record else told, int8)
+        _describe(partial, arch, told, int8)
         export_pt2(net, example, partial / "model.pt2")
         export_onnx(net, example, partial / "model.onnx")
         if int8:
