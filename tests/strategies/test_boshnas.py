@@ -6,21 +6,21 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 
-from contracts.strategy_contract import ERROR, GATED, OBJECTIVES, TOY, StrategyContract, broken, cost, error
+from contracts.strategy_contract import ERROR, GATED, OBJECTIVES, TOY, StrategyContract, error
 from sartor import encodings
 from sartor.architecture import Architecture
 from sartor.objective import Objective
 from sartor.protocols import Stateful
 from sartor.search import search
 from sartor.space import SearchSpace
-from sartor.strategies._gobi import gobi, nearest
-from sartor.strategies._heteroscedastic import Heteroscedastic, _rectified, _squashed
+from sartor.strategies._gobi import _derivatives, gobi, nearest
+from sartor.strategies._heteroscedastic import Heteroscedastic
+from sartor.strategies._small_networks import Natural, Perceptron, rectified, squashed
 from sartor.strategies.boshnas import BOSHNAS, _ranks
 from sartor.trial import Trial
 
@@ -32,15 +32,7 @@ def small_boshnas(space: SearchSpace, objectives: Sequence[Objective]) -> BOSHNA
 
 class TestBOSHNAS(StrategyContract):
     make = staticmethod(small_boshnas)
-
-    def test_failed_and_infeasible_trials(self) -> None:
-        """What a cheap bound refuses is never asked, so that nothing is infeasible."""
-        objectives = (Objective("error", broken), Objective("cost", cost, at_most=60.0, cheap=True))
-        log = search(TOY, self.make(TOY, objectives), objectives, trials=60)
-        assert {trial.state for trial in log} == {"done", "failed"}
-        costly = (objectives[0], Objective("cost", cost, at_most=60.0))
-        log = search(TOY, self.make(TOY, costly), costly, trials=60)
-        assert {trial.state for trial in log} == {"done", "failed", "infeasible"}
+    keeps_cheap_bounds = True
 
 
 def test_asks_leave_nothing_behind_and_the_state_is_what_was_told() -> None:
@@ -60,56 +52,118 @@ def test_asks_leave_nothing_behind_and_the_state_is_what_was_told() -> None:
     assert restored.ask(random.Random(30)) == once.ask(random.Random(30))
 
 
-def test_torchs_generator_is_not_touched() -> None:
-    state = torch.get_rng_state()
-    Heteroscedastic(torch.rand(8, 4, generator=torch.Generator()), torch.zeros(8), epochs=2, rate=1e-3, seed=0)
-    assert torch.equal(state, torch.get_rng_state())
-
-
 # ---- surrogate ----------------------------------------------------------------------------------------
 
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-@pytest.mark.parametrize(("moments", "function"), [(_rectified, torch.relu), (_squashed, torch.sigmoid)])
+
+def relu(x: Floats) -> Floats:
+    return np.maximum(x, 0.0)
+
+
+def sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))
+
+
+def slopes_of(function: Callable[[Floats], float], at: Floats) -> Floats:
+    """The gradient by central differences."""
+    steps = 1e-5 * np.eye(at.size).reshape(at.size, *at.shape)
+    return np.array([(function(at + step) - function(at - step)) / 2e-5 for step in steps]).reshape(at.shape)
+
+
+@pytest.mark.parametrize(("moments", "function"), [(rectified, relu), (squashed, sigmoid)])
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1.0, 0.5), (-0.7, 2.0)])
 def test_moments_of_activations_beside_sampling(moments, function, mean: float, deviation: float) -> None:  # type: ignore[no-untyped-def]
-    draws = function(mean + deviation * torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
-    first, second = moments(torch.tensor([mean]), torch.tensor([deviation**2]))
-    assert float(first) == pytest.approx(float(draws.mean()), abs=0.02)
-    assert float(second) == pytest.approx(float(draws.var()), abs=0.03)
+    draws = function(mean + deviation * np.random.default_rng(0).standard_normal(200_000))
+    (first, second), slopes = moments(np.array([mean]), np.array([deviation**2]))
+    assert first[0] == pytest.approx(draws.mean(), abs=0.02)
+    assert second[0] == pytest.approx(draws.var(), abs=0.03)
+    at = np.array([mean, deviation**2])
+    for place in (0, 1):
+
+        def moment(at: Floats, place: int = place) -> float:
+            return float(moments(at[:1], at[1:])[0][place][0])
+
+        found = slopes.back((np.array([1.0 - place]), np.array([float(place)])))
+        assert np.concatenate(found) == pytest.approx(slopes_of(moment, at), abs=1e-7)
 
 
-def test_the_surrogate_learns_order_and_noise_and_is_frozen() -> None:
+@pytest.mark.parametrize("make", [Natural, Perceptron])
+def test_gradients_of_the_networks_beside_differences(make: type[Natural] | type[Perceptron]) -> None:
+    rng = np.random.default_rng(0)
+    net, points = make((3, 5, 4, 1), rng), rng.random((6, 3))
+    net.parameters += 0.3 * rng.standard_normal(net.parameters.shape)
+    weights = rng.standard_normal((2, 6))
+
+    def value(points: Floats) -> tuple[float, Callable[[], tuple[Floats, Floats]]]:
+        """A weighted sum of all outputs; the teacher's dropout is the same each time."""
+        if isinstance(net, Perceptron):
+            scores, back = net(points, np.random.default_rng(1))
+            return float(weights[0] @ scores), lambda: back(weights[0])
+        moments, back_moments = net(points)
+        return float((weights * moments).sum()), lambda: back_moments((weights[0], weights[1]))
+
+    def value_with(parameters: Floats) -> float:
+        before = net.parameters.copy()
+        net.parameters[:] = parameters
+        found = value(points)[0]
+        net.parameters[:] = before
+        return found
+
+    by_points, by_parameters = value(points)[1]()
+    assert by_points == pytest.approx(slopes_of(lambda at: value(at)[0], points), abs=1e-7)
+    assert by_parameters == pytest.approx(slopes_of(value_with, net.parameters), abs=1e-7)
+
+
+@pytest.mark.parametrize("aleatoric", [False, True])
+def test_the_surrogate_learns_order_and_noise_and_its_bound_has_gradients(aleatoric: bool) -> None:
     """Half of the inputs are without noise; there the aleatoric variance is smaller."""
-    generator = torch.Generator().manual_seed(0)
-    points = torch.rand(200, 3, generator=generator)
-    noisy = (points[:, 2] > 0.5).float()
-    targets = (0.2 + 0.6 * points[:, 0] + 0.8 * noisy * (torch.rand(200, generator=generator) - 0.5)).clamp(0, 1)
+    rng = np.random.default_rng(0)
+    points = rng.random((200, 3))
+    noisy = points[:, 2] > 0.5
+    targets = np.clip(0.2 + 0.6 * points[:, 0] + 0.8 * noisy * (rng.random(200) - 0.5), 0, 1)
     surrogate = Heteroscedastic(points, targets, epochs=150, rate=1e-2, seed=0)
     mean, variance = surrogate.mean(points)
-    assert float(torch.corrcoef(torch.stack([mean, points[:, 0]]))[0, 1]) > 0.9
-    assert float(variance[noisy == 1].mean()) > 2 * float(variance[noisy == 0].mean())
-    assert bool((surrogate.epistemic(points) >= 0).all())
-    assert not mean.requires_grad and not surrogate.epistemic(points).requires_grad
+    assert np.corrcoef(mean, points[:, 0])[0, 1] > 0.9
+    assert variance[noisy].mean() > 2 * variance[~noisy].mean()
+    assert (surrogate.epistemic(points) >= 0).all()
+    values, gradients = surrogate.bound(points[:5], 0.5, aleatoric=aleatoric)
+    doubt = surrogate.epistemic(points[:5]) + (np.sqrt(variance[:5]) if aleatoric else 0.0)
+    assert values == pytest.approx(mean[:5] - 0.5 * doubt)
+    by = slopes_of(lambda at: float(surrogate.bound(at, 0.5, aleatoric=aleatoric)[0].sum()), points[:5])
+    assert gradients == pytest.approx(by, abs=1e-7)
 
 
 # ---- input optimisation ---------------------------------------------------------------------------------
 
 
 def test_gobi_stays_in_the_box_and_the_trust_region_and_finds_the_minimum() -> None:
-    target = torch.tensor([0.3, 0.9, -0.5, 1.7])
-    seen: list[torch.Tensor] = []
+    target = np.array([0.3, 0.9, -0.5, 1.7])
+    seen: list[Floats] = []
 
-    def bound(points: torch.Tensor) -> torch.Tensor:
-        seen.append(points.detach().clone())
-        return (torch.tensor([1.0, 5.0, 2.0, 1.0]) * (points - target).square()).sum(dim=1)
+    def bound(points: Floats) -> tuple[Floats, Floats]:
+        seen.append(points[:3])  # behind these are the points by which curvature is told
+        away = np.array([1.0, 5.0, 2.0, 1.0]) * (points - target)
+        return (away * (points - target)).sum(axis=1), 2 * away
 
-    starts = torch.rand(3, 4, generator=torch.Generator().manual_seed(1))
-    points = gobi(bound, starts, steps=200, rate=0.5, trust=0.25, seed=0)
-    assert torch.allclose(points, target.clamp(0, 1).expand(3, 4), atol=0.02)
-    path = torch.stack(seen)
-    assert float(path.min()) >= 0 and float(path.max()) <= 1
-    assert float((path[1:] - path[:-1]).abs().max()) <= 0.25 + 1e-6
-    assert len(seen) < 200
+    points = gobi(bound, np.random.default_rng(1).random((3, 4)), steps=200, rate=0.5, trust=0.25, seed=0)
+    assert points == pytest.approx(np.tile(np.clip(target, 0, 1), (3, 1)), abs=0.02)
+    path = np.stack(seen)
+    assert path.min() >= 0 and path.max() <= 1
+    assert np.abs(path[1:] - path[:-1]).max() <= 0.25 + 1e-9
+    values = ((path - target) ** 2 @ np.array([1.0, 5.0, 2.0, 1.0]))[-6:]
+    assert len(seen) < 200 and np.abs(np.diff(values, axis=0)).max() < 1e-5, "it ends after five steps without gain"
+
+
+def test_curvature_is_hutchinsons_estimate() -> None:
+    """The signs cancel where the Hessian is diagonal."""
+    factors = np.array([3.0, 0.5])
+    _, _, diagonal = _derivatives(
+        lambda points: ((factors * points**2).sum(axis=1), 2 * factors * points),
+        np.random.default_rng(0).random((4, 2)),
+        np.random.default_rng(1),
+    )
+    assert diagonal == pytest.approx(np.tile(2 * factors, (4, 1)))
 
 
 def test_distances_of_the_embedding_are_edit_distances() -> None:

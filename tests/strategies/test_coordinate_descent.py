@@ -80,6 +80,27 @@ def test_a_descent_ends_at_the_budget_and_the_next_begins_at_the_top() -> None:
     assert min(lows) >= 60.0 - 4 * 9 and sum(value <= 60 for value in lows) >= 8
 
 
+@pytest.mark.parametrize("queries", [30, 60, 200])
+def test_known_queries_make_one_descent_from_end_to_end(queries: int) -> None:
+    """Steps of 100 candidates would still be beside the largest network."""
+    strategy = CoordinateDescent(TOY, OBJECTIVES, resource=cost, budget=10.0, queries=queries)
+    used = [told(strategy, number).values["cost"] for number in range(queries)]
+    assert used[0] == cost(TOY.largest()) and min(used) <= 10.0
+    assert strategy.samples < queries / 2 and len({round(one / 20) for one in used}) >= 5
+
+
+def test_a_candidate_shrinks_two_choices_of_a_small_space() -> None:
+    assert CoordinateDescent(TOY, OBJECTIVES).layers == pytest.approx(2 / 6)
+    assert CoordinateDescent(SearchSpace({f"c{i:02}": (1, 2) for i in range(30)}), ERROR).layers == 0.1
+    assert CoordinateDescent(SearchSpace({"op": ("only",)}), ERROR).layers == 1.0
+
+
+def test_a_resource_of_several_fidelities_is_not_taken() -> None:
+    objectives = (OBJECTIVES[0], replace(OBJECTIVES[1], cheap=True, fidelity=True, measure=lambda arch, budget: 1.0))
+    assert CoordinateDescent(TOY, objectives).resource(TOY.largest()) == 1.0 * 6 / 6
+    assert CoordinateDescent(TOY, objectives).resource(TOY.smallest()) == 0.0
+
+
 def test_with_a_bound_the_first_step_goes_below_it_at_once() -> None:
     objectives = (OBJECTIVES[0], replace(OBJECTIVES[1], cheap=True, at_most=50.0))
     strategy = CoordinateDescent(TOY, objectives, samples=5)
@@ -111,9 +132,9 @@ def test_gated_spaces_without_a_resource_shrink_by_the_place_of_options() -> Non
     assert max(sizes) < strategy.resource(GATED.largest()) and min(sizes) < 0.5
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"layers": 1.5}, {"step": 0.0}, {"decay": 1.5}])
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"samples": 0}, {"layers": 1.5}, {"step": 0.0}, {"decay": 1.5}])
 def test_wrong_arguments(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"samples is|step is"):
+    with pytest.raises(ValueError, match=r"queries is|samples is|step is"):
         CoordinateDescent(TOY, ERROR, **wrong)  # type: ignore[arg-type]
 
 

@@ -59,6 +59,16 @@ def test_without_a_threshold_it_is_its_evolution_bit_for_bit(evolution: Callable
     assert [*search(TOY, early, CHEAP, trials=150)] == [*search(TOY, plain(), CHEAP, trials=150)]
 
 
+def test_costs_that_are_not_known_and_those_of_a_budget_are_left_out() -> None:
+    partly = Objective("cost", lambda arch: math.nan if arch["c0"] == 1 else cost(arch), cheap=True)
+    known = [
+        cost(arch) for arch in (TOY.sample(rng) for rng in [random.Random(0)] for _ in range(500)) if arch["c0"] != 1
+    ]
+    assert EEEANet(TOY, (ERROR[0], partly)).threshold == np.median(known)
+    budgeted = Objective("cost", lambda arch, budget: cost(arch), cheap=True, fidelity=True)
+    assert EEEANet(TOY, (ERROR[0], budgeted)).threshold == math.inf
+
+
 def test_a_threshold_that_nothing_meets_is_one_clear_error() -> None:
     with pytest.raises(NothingFound, match="10,000 random networks is allowed and costs less than 0: raise"):
         search(TOY, EEEANet(TOY, OBJECTIVES, cost=cost, threshold=0.0), OBJECTIVES, trials=1)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from contracts.strategy_contract import ERROR, GATED, TOY, StrategyContract, broken, cost
+from contracts.strategy_contract import ERROR, GATED, StrategyContract
 from sartor import encodings
 from sartor.architecture import Architecture
 from sartor.objective import Objective
@@ -19,6 +19,7 @@ from sartor.search import search
 from sartor.space import SearchSpace
 from sartor.strategies._relaxation import Floats, Relaxation, hierarchical_shgo
 from sartor.strategies.flash import FLASH, Cell, fitted_accuracy, nn_degree
+from sartor.trial import Trial
 
 
 def small_flash(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
@@ -28,15 +29,7 @@ def small_flash(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy
 
 class TestFLASH(StrategyContract):
     make = staticmethod(small_flash)
-
-    def test_failed_and_infeasible_trials(self) -> None:
-        """What a cheap bound refuses is never asked, so that nothing is infeasible."""
-        objectives = (Objective("error", broken), Objective("cost", cost, at_most=60.0, cheap=True))
-        log = search(TOY, self.make(TOY, objectives), objectives, trials=150)
-        assert {trial.state for trial in log} == {"done", "failed"}
-        costly = (objectives[0], Objective("cost", cost, at_most=60.0))
-        log = search(TOY, self.make(TOY, costly), costly, trials=150)
-        assert {trial.state for trial in log} == {"done", "failed", "infeasible"}
+    keeps_cheap_bounds = True
 
 
 # ---- degree and accuracy ----------------------------------------------------------------------------
@@ -141,6 +134,17 @@ def test_ten_designs_after_25_samples_hold_the_optimum_and_meet_the_bound() -> N
 def test_the_training_free_search_starts_at_the_largest_degree() -> None:
     strategy = FLASH(CELLS, CO_DESIGN[:1], degree=degree, samples=0, batch=1)
     assert accuracy(strategy.ask(random.Random(0))) == max(map(accuracy, DESIGNS))
+
+
+def test_a_bound_that_next_to_nothing_meets_ends_the_design() -> None:
+    """Of 4^20 networks none is allowed: a sample is asked for in the end, and trials are infeasible."""
+    space = SearchSpace({f"c{i:02}": (0, 1, 2, 3) for i in range(20)})
+    total = Objective("total", lambda arch: float(sum(arch.values())), cheap=True, at_most=-1.0)
+    objectives = (Objective("error", lambda arch: -total.measure(arch)), total)
+    strategy = FLASH(space, objectives, samples=5, batch=2)
+    for number in range(6):
+        arch = strategy.ask(random.Random(number))
+        strategy.tell(Trial(number, arch, {"error": float(number)}, state="done"))
 
 
 def test_an_estimated_degree_finds_the_optimum_of_a_sum() -> None:

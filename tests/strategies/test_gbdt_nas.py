@@ -36,10 +36,12 @@ def pruning(space: SearchSpace, objectives: Sequence[Objective]) -> Strategy:
 
 class TestGBDTNAS(StrategyContract):
     make = staticmethod(small)
+    keeps_cheap_bounds = True
 
 
 class TestGBDTNAS3S(StrategyContract):
     make = staticmethod(pruning)
+    keeps_cheap_bounds = True
 
 
 def told(strategy: GBDTNAS, count: int, start: int = 0) -> list[Architecture]:

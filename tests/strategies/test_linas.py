@@ -39,10 +39,12 @@ def small_concurrent(space: SearchSpace, objectives: Sequence[Objective]) -> Str
 
 class TestLINAS(StrategyContract):
     make = staticmethod(small_linas)
+    keeps_cheap_bounds = True
 
 
 class TestConcurrentNAS(StrategyContract):
     make = staticmethod(small_concurrent)
+    keeps_cheap_bounds = True
 
 
 def total(arch: Architecture) -> float:
@@ -120,6 +122,13 @@ def test_linas_keeps_bounds_that_it_learnt() -> None:
     assert share[1] > 0.8 > share[0]
 
 
+@pytest.mark.parametrize("space", [TOY, LARGE])
+def test_what_a_cheap_bound_refuses_is_never_asked_for(space: SearchSpace) -> None:
+    objectives = (Objective("rugged", rugged), Objective("total", total, at_most=11.0, cheap=True))
+    log = search(space, small_linas(space, objectives), objectives, trials=90)
+    assert all(trial.state == "done" for trial in log)
+
+
 def noisy(arch: Architecture, budget: float) -> float:
     """A different order of architectures at each budget."""
     return error(arch) + 40 * (1 - budget) * (int(cost(arch)) * 37 % 7) / 7
@@ -145,6 +154,29 @@ def test_concurrent_nas_learns_from_the_present_stage_alone() -> None:
     before = dict(strategy._told)
     strategy.tell(Trial(99, TOY.smallest(), {"error": 0.0, "cost": 0.0}, 0.5, "done"))  # late, of the stage before
     assert strategy._told == before
+
+
+def test_trials_of_an_earlier_stage_do_not_count_in_the_next() -> None:
+    """Four were still running when the stage ended: the next is as long as it should be."""
+    objectives = (Objective("noisy", noisy, fidelity=True), Objective("total", total))
+    strategy = ConcurrentNAS(TOY, objectives, budgets=(0.5, 1.0), trials=20, population=10, predictor=Ridge)
+    running = [(number, strategy.ask(random.Random(number))) for number in range(24)]
+    told = []
+    for number, (arch, budget) in running:
+        values = {"noisy": noisy(arch, budget), "total": total(arch)}
+        strategy.tell(Trial(number, arch, values, budget, state="done"))
+        told.append(strategy._count)
+    assert strategy.stage == 1 and told[-5:] == [0] * 5
+
+
+def test_known_queries_leave_room_for_several_populations_and_for_full_evaluations() -> None:
+    assert [LINAS(TOY, SUMS, queries=count).population for count in (6, 60, 100, 400)] == [2, 15, 25, 50]
+    assert ConcurrentNAS(TOY, SUMS, queries=100).population == 25
+    objectives = (Objective("noisy", noisy, fidelity=True), Objective("total", total))
+    strategy = ConcurrentNAS(TOY, objectives, queries=100, predictor=Ridge)
+    assert (strategy.trials, strategy.population) == (25, 12)
+    log = search(TOY, strategy, objectives, trials=100)
+    assert [trial.budget for trial in log] == [0.25] * 25 + [0.5] * 25 + [0.75] * 25 + [1.0] * 25
 
 
 def test_one_stage_where_nothing_has_fidelities() -> None:

@@ -9,8 +9,10 @@ holds after four layers is the embedding of the architecture. One linear layer m
 order, a score of it.
 
 Differs from the paper: single precision; all epochs instead of early stopping, which would take half the samples for
-validation; uncertainty by Monte Carlo dropout (Gal and Ghahramani, ICML 2016); any space has a graph: where no links
-are given, its gates are the links and a node also holds which choice it is.
+validation; the relation of two architectures is the difference of their scores (loss `bpr`), so that it is
+antisymmetric and transitive, instead of a comparator of two embeddings; uncertainty by Monte Carlo dropout (Gal and
+Ghahramani, ICML 2016); any space has a graph: where no links are given, its gates are the links and a node also holds
+which choice it is.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ what it has learnt of the architecture is then there before the first accuracy i
 encoder, as they do not change the statistics.
 
 Differs from the paper: an ensemble, for the uncertainty; each fit starts from the pretrained encoder, not from the fit
-before, so that it depends on its samples alone.
+before, so that it depends on its samples alone; numbers of the recipe are one-hot too, and the penalty is AdamW's.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency from a network's workload: a sum over kinds of operators, fitted to a few measured networks.
 
 Latency on a processor that runs one operator after the other is close to additive (Cai et al., "ProxylessNAS", ICLR

@@ -12,7 +12,7 @@ from sartor.objective import Objective
 from sartor.space import SearchSpace
 from sartor.strategies._operators import sampled_new
 
-_ATTEMPTS = 100
+_ATTEMPTS = 300
 
 
 def cheap_excess(arch: Architecture, objectives: Sequence[Objective]) -> float:
@@ -39,7 +39,7 @@ def cheap_excess(arch: Architecture, objectives: Sequence[Objective]) -> float:
 def sampled_within(
     space: SearchSpace, rng: random.Random, seen: Container[Architecture], objectives: Sequence[Objective]
 ) -> Architecture:
-    """Sample what is not in `seen` and within the cheap bounds; after 100 attempts, what may be beyond them."""
+    """Sample what is not in `seen` and within the cheap bounds; after 300 attempts, what may be beyond them."""
     for _ in range(_ATTEMPTS):
         arch = sampled_new(space, rng, seen)
         if cheap_excess(arch, objectives) == 0:

@@ -15,7 +15,7 @@ from sartor.pareto import crowding_distance, pareto_front
 from sartor.protocols import Predictor
 from sartor.space import SearchSpace
 from sartor.strategies._operators import mutated
-from sartor.strategies._surrogate import Belief, believed, sampled
+from sartor.strategies._surrogate import Belief, allowed, believed, sampled
 
 Indices = NDArray[np.intp]
 _CROSSOVER = 0.9
@@ -35,8 +35,8 @@ def predicted_front(
 ) -> list[Architecture]:
     """Return the `count` best predicted architectures that are not in `seen`, by front, then by crowding.
 
-    They come from the `whole` space where it can be listed, and else from what an evolution of `evaluations`
-    predictions has met.
+    Those beyond a bound of a cheap objective are passed over. They come from the `whole` space where it can be listed,
+    and else from what an evolution of `evaluations` predictions has met.
     """
     if whole is None:
         archs, belief = _evolved(space, predictors, objectives, count, evaluations, list(seen), rng)
@@ -45,7 +45,12 @@ def predicted_front(
     else:
         archs = [arch for arch in whole if arch not in seen]
         belief = believed(predictors, objectives, archs)
-    return [archs[place] for place in best(belief, count)]
+    places = count
+    while True:
+        found = allowed((archs[place] for place in best(belief, places)), objectives, count)
+        if len(found) == count or places >= len(archs):
+            return found
+        places *= 4
 
 
 def started(space: SearchSpace, warm: Sequence[Architecture], population: int) -> list[Architecture]:

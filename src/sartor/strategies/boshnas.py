@@ -12,9 +12,10 @@ surrogate knows least, or at random.
 Differs from the paper: the embedding is one-hot, in which the squared distance is twice the number of choices
 that differ, in place of a fitted embedding of graph edit distances; so any space has one, and the nearest
 architecture that is new is found exactly, without a library. The surrogate is trained anew for each batch, f as
-fast as g and h and all three by full batches for a fixed number of epochs. Targets are ranks in place of scaled
-values, one failed training being as far from the rest as all good ones are apart. The trust region is an absolute
-radius: that of the code is a quarter of the coordinate, which is no region at 0. No weights are transferred.
+fast as g and h, and all three by AdamW on full batches for a fixed number of epochs. Targets are ranks in place of
+scaled values, one failed training being as far from the rest as all good ones are apart. The trust region is an
+absolute radius: that of the code is a quarter of the coordinate, which is no region at 0. Products with the Hessian
+are differences of two gradients. No weights are transferred.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import random
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +37,6 @@ from sartor.space import SearchSpace
 from sartor.strategies._indicator import cheap_excess, sampled_within
 from sartor.strategies._operators import excess
 from sartor.trial import Trial
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sartor.strategies._heteroscedastic import Heteroscedastic
 
 _SNAPS = 1000
 _POOL = 1000
@@ -143,39 +140,24 @@ class BOSHNAS:
 
     def _designed(self, count: int) -> Queries:
         """Fit to the first `count` architectures; return a batch by GOBI and a batch by uncertainty."""
-        import torch
-
         from sartor.strategies._gobi import gobi, nearest
         from sartor.strategies._heteroscedastic import Heteroscedastic
 
         archs = list(itertools.islice(self._archs, count))
-        targets = torch.tensor(_ranks(self._losses[:count]), dtype=torch.float32)
-        surrogate = Heteroscedastic(self._encoded(archs), targets, epochs=self.epochs, rate=_RATE, seed=count)
+        points, targets = encodings.onehot(self.space, archs), _ranks(self._losses[:count])
+        surrogate = Heteroscedastic(points, targets, epochs=self.epochs, rate=_RATE, seed=count)
         rng = random.Random(f"boshnas/{count}")
-        starts = self._encoded([self.space.sample(rng) for _ in range(self.batch)])
+        starts = encodings.onehot(self.space, [self.space.sample(rng) for _ in range(self.batch)])
+        bound = partial(surrogate.bound, exploration=self.exploration, aleatoric=self.aleatoric)
         told, queries = set(archs), dict[Architecture, None]()
-        points = gobi(self._bound(surrogate), starts, steps=self.steps, rate=self.step, trust=self.trust, seed=count)
-        for point in points.double().numpy():
+        for point in gobi(bound, starts, steps=self.steps, rate=self.step, trust=self.trust, seed=count):
             near = itertools.islice(nearest(self.space, point), _SNAPS)
             new = (arch for arch in near if arch not in told and arch not in queries and self._permitted(arch))
             queries.update(dict.fromkeys(itertools.islice(new, 1)))
         pool = [arch for arch in dict.fromkeys(self.space.sample(rng) for _ in range(_POOL)) if arch not in told]
-        order = np.argsort(-surrogate.epistemic(self._encoded(pool)).numpy(), kind="stable")
+        order = np.argsort(-surrogate.epistemic(encodings.onehot(self.space, pool)), kind="stable")
         allowed = (pool[i] for i in order if not cheap_excess(pool[i], self.objectives))
         return [*queries], list(itertools.islice(allowed, self.batch))
-
-    def _bound(self, surrogate: Heteroscedastic) -> Callable[[Tensor], Tensor]:
-        def bound(points: Tensor) -> Tensor:
-            mean, variance = surrogate.mean(points)
-            doubt = surrogate.epistemic(points) + (variance.sqrt() if self.aleatoric else 0.0)
-            return mean - self.exploration * doubt
-
-        return bound
-
-    def _encoded(self, archs: Sequence[Architecture]) -> Tensor:
-        import torch
-
-        return torch.from_numpy(encodings.onehot(self.space, archs)).float()
 
     def _permitted(self, arch: Architecture) -> bool:
         allowed = self.space.constraint is None or bool(self.space.constraint(arch))

@@ -24,7 +24,8 @@ from sartor.architecture import Architecture
 from sartor.objective import Objective, check_names, costs
 from sartor.predictors.ridge_or_svr import RidgeOrSVR
 from sartor.space import SearchSpace
-from sartor.strategies._operators import excess, sampled_new
+from sartor.strategies._indicator import sampled_within
+from sartor.strategies._operators import excess
 from sartor.strategies._predicted_front import best, predicted_front, started
 from sartor.strategies._surrogate import Belief, MakePredictor, everything, learnt, seeded
 from sartor.trial import Candidate, Trial
@@ -36,6 +37,7 @@ class ConcurrentNAS:
     budgets: share of the training at which each stage measures, rising; the last stage goes on as long as is asked.
     trials: of each stage but the last.
     population, evaluations, warm, predictor: as those of LINAS.
+    queries: the number of evaluations, if it is known: all stages are of one length, and of two populations at least.
     """
 
     def __init__(
@@ -49,9 +51,14 @@ class ConcurrentNAS:
         evaluations: int = 20_000,
         warm: Sequence[Architecture] = (),
         predictor: MakePredictor = RidgeOrSVR,
+        queries: int | None = None,
     ) -> None:
         """Start with nothing known; ValueError for sizes or budgets out of range or strangers in `warm`."""
         check_names(objectives)
+        several = any(objective.fidelity for objective in objectives)
+        if queries is not None:
+            trials = max(2, queries // (len(budgets) if several and budgets else 1))
+            population = max(2, min(population, trials // (2 if several else 4)))
         if population < 2 or evaluations < population or trials < population:
             raise ValueError(
                 f"population {population}, evaluations {evaluations}, trials {trials}: at least 2, and as many as it"
@@ -60,7 +67,6 @@ class ConcurrentNAS:
             raise ValueError(f"budgets are {tuple(budgets)}: they must rise, above 0 and up to 1")
         self.space = space
         self.objectives = tuple(objectives)
-        several = any(objective.fidelity for objective in objectives)
         self.budgets = tuple(budgets) if several else (1.0,)
         self.trials, self.population, self.evaluations, self.predictor = trials, population, evaluations, predictor
         self.stage = 0
@@ -75,13 +81,14 @@ class ConcurrentNAS:
         if waiting:
             arch = waiting[int(rng.random() * len(waiting))]
         else:
-            arch = sampled_new(self.space, rng, self._told)
+            arch = sampled_within(self.space, rng, self._told, self.objectives)
         return Candidate(arch, self.budgets[self.stage])
 
     def tell(self, trial: Trial) -> None:
         """Learn; propose the next population, or begin the next stage with the front of this one."""
-        if trial.budget == self.budgets[self.stage]:  # one of an earlier stage comes too late to be of use
-            self._told.setdefault(trial.arch, trial)
+        if trial.budget != self.budgets[self.stage]:
+            return  # one of an earlier stage comes too late to be of use
+        self._told.setdefault(trial.arch, trial)
         self._count += 1
         if self._count == self.trials and self.stage < len(self.budgets) - 1:
             self.proposed = self._front()

@@ -10,7 +10,8 @@ once take larger steps than one, so that fewer steps are needed, and find what n
 
 Differs from the paper: its number of candidates, choices and step sizes could not be verified; these are ours.
 A shrink is any option with less of the resource, so that options need no order. No candidate shrinks further than
-its last choice must. When the budget is reached, or nothing can be shrunk, the next descent begins at the top.
+its last choice must. When the budget is reached, or nothing can be shrunk, the next descent begins at the top. Where
+the number of queries is known, steps and candidates are chosen so that the first descent fits into it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ class CoordinateDescent:
     budget: where a descent ends (default: the upper bound of that objective, else 0). Prefer it to a bound: networks
         beyond a bound are not evaluated, so that there is nothing to choose by on the way, and the first step must
         go down to the bound at once.
-    samples: candidates of a step, J (100: ours). layers: share of the choices that each shrinks, at least one choice,
-    L (0.1: ours). step: first reduction as a share of the largest network's resource (0.03: ours), which each step
-    multiplies by decay (0.98: ours).
+    samples: candidates of a step, J (100: ours).
+    layers: share of the choices that each shrinks, at least one choice, L (default: 0.1, but at least two choices,
+        without which nothing is multi-layer: ours).
+    step: first reduction as a share of the largest network's resource (0.03: ours), which each step multiplies by
+        decay (0.98: ours).
+    queries: the number of evaluations, if it is known: they make one descent of T steps with J = 2 T candidates, in
+        place of `samples` and `step`, with which a descent to nothing takes some 5,400.
     """
 
     def __init__(
@@ -50,12 +55,17 @@ class CoordinateDescent:
         resource: Callable[[Architecture], float] | None = None,
         budget: float | None = None,
         samples: int = 100,
-        layers: float = 0.1,
+        layers: float | None = None,
         step: float = 0.03,
         decay: float = 0.98,
+        queries: int | None = None,
     ) -> None:
         """Start above the largest network; ValueError for numbers out of range."""
         check_names(objectives)
+        if queries is not None and queries < 1:
+            raise ValueError(f"queries is {queries}: give at least 1, or None where it is not known")
+        free = sum(len(options) > 1 for options in space.choices.values())
+        layers = min(1.0, max(0.1, 2 / max(1, free))) if layers is None else layers
         if samples < 1 or not 0 <= layers <= 1:
             raise ValueError(f"samples is {samples} and layers {layers}: give at least 1, and a share from 0 to 1")
         if not (0 < step <= 1 and 0 < decay <= 1):
@@ -64,12 +74,17 @@ class CoordinateDescent:
         self.objectives = tuple(objectives)
         self.bound = math.inf
         if resource is None:
-            cheap = next((one for one in objectives[1:] if one.cheap and one.goal == "min"), None)
+            usable = (one for one in objectives[1:] if one.cheap and one.goal == "min" and not one.fidelity)
+            cheap = next(usable, None)
             resource = cheap.measure if cheap else _MeanPlace(space)
             self.bound = cheap.at_most if cheap and cheap.at_most is not None else math.inf
         self.resource = resource
         self.budget = (0.0 if self.bound == math.inf else self.bound) if budget is None else budget
         self.samples, self.layers, self.step, self.decay = samples, layers, step, decay
+        self._planned = 0  # steps of a descent, where the queries are known
+        if queries is not None:
+            self._planned = max(1, round(math.sqrt(queries / 2)))
+            self.samples = max(1, (queries - 1) // self._planned)
         self.current: Architecture | None = None
         """Where the candidates of this step start from; None until the largest network was told."""
         self.target = math.inf
@@ -128,9 +143,16 @@ class CoordinateDescent:
 
     def _aim(self, current: Architecture) -> None:
         """Set the target of the next step: R_t = R_(t-1) - dR_t, not below the budget nor above a bound."""
-        reduction = self.step * self.decay**self.steps * self.resource(self.largest())
+        reduction = self._first_reduction() * self.decay**self.steps
         self.target = min(max(min(self.target, self.resource(current)) - reduction, self.budget), self.bound)
         self._candidates, self._told = [], 0
+
+    def _first_reduction(self) -> float:
+        """Return dR_1, in units of the resource."""
+        top = self.resource(self.largest())
+        if not self._planned:
+            return self.step * top
+        return (top - min(self.budget, top)) / sum(self.decay**step for step in range(self._planned))
 
     def _end_step(self, current: Architecture) -> None:
         """Keep the best candidate; the descent is over where none met the target or the budget is met."""

@@ -65,7 +65,7 @@ class EEEANet:
         check_names(objectives)
         if population < 2:
             raise ValueError(f"population is {population}: it must be at least 2")
-        cheap = (one.measure for one in objectives[1:] if one.cheap and one.goal == "min")
+        cheap = (one.measure for one in objectives[1:] if one.cheap and one.goal == "min" and not one.fidelity)
         cost = next(cheap, None) if cost is None else cost
         if cost is None and threshold not in (None, math.inf):
             raise ValueError(f"threshold is {threshold}, but nothing says of what: give cost, or a cheap objective")
@@ -218,14 +218,14 @@ def _is_early(
 
 
 def _median(space: SearchSpace, cost: Callable[[Architecture], float]) -> float:
-    """Return the median cost of random networks, inf if none is below it.
+    """Return the median cost of random networks of which it is known, inf if none is below it.
 
     The networks are always the same ones, so that this is a number of the space.
     """
     rng = random.Random(0)
-    found = [cost(space.sample(rng)) for _ in range(_SAMPLES)]
-    median = float(np.median(found))
-    return median if min(found) < median else math.inf
+    found = np.array([cost(space.sample(rng)) for _ in range(_SAMPLES)])
+    found = found[np.isfinite(found)]
+    return float(np.median(found)) if len(found) and found.min() < np.median(found) else math.inf
 
 
 def _options(space: SearchSpace, a: str, b: str) -> bool:

@@ -39,6 +39,7 @@ from sartor.trial import Trial
 _RIDGE = 1.0  # accuracies are noisy
 _HARDWARE_RIDGE = 1e-3  # costs are not, as accuracies go
 _LEAST = 1e-9
+_EXPANSIONS = 20  # where next to nothing is allowed, a batch stays incomplete
 
 
 class Cell(NamedTuple):
@@ -211,7 +212,8 @@ class FLASH:
     ) -> list[Architecture]:
         """Rank by predicted excess, then by predicted loss, with neighbours until there is a batch of new designs."""
         expanded: set[Architecture] = set()
-        while True:
+        designs: list[Architecture] = []
+        for _ in range(_EXPANSIONS):
             found = [arch for arch in found if self.space.constraint is None or self.space.constraint(arch)]
             excess = sum((bound.excess(found) for bound in bounds), np.zeros(len(found)))
             found = [found[i] for i in np.lexsort((loss.of(found), excess))]
@@ -221,9 +223,10 @@ class FLASH:
             best = [arch for arch in found if arch not in expanded][: self.batch]
             designs = list(new)
             if (len(designs) == self.batch and expanded) or not best:
-                return designs
+                break
             expanded.update(best)
             found = [*dict.fromkeys([*found, *(other for arch in best for other in self.space.neighbours(arch))])]
+        return designs
 
 
 def _falling(x: Floats, y: Floats) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from sartor.objective import Objective, check_names
 from sartor.predictors.gbdt import GBDT
 from sartor.protocols import Predictor
 from sartor.space import NothingFound, SearchSpace
-from sartor.strategies._operators import sampled_new
+from sartor.strategies._indicator import sampled_within
 from sartor.strategies._surrogate import (
     Floats,
     MakePredictor,
@@ -104,7 +104,7 @@ class GBDTNAS:
         waiting = [arch for arch in self._proposed if arch not in self._seen]
         if waiting:
             return waiting[int(rng.random() * len(waiting))]
-        return sampled_new(self.space, rng, self._seen)
+        return sampled_within(self.space, rng, self._seen, self.objectives)
 
     def tell(self, trial: Trial) -> None:
         """Learn; when a round is complete, propose the next."""

@@ -13,7 +13,7 @@ Differs from the paper: only architectures that were not measured yet are propos
 and the best of all that the evolution met, not of its last generation; a space that can be listed is predicted whole,
 which is what the evolution approximates; choices are recombined as in our NSGA-II, with a mutation of at least one
 choice (the authors' .02 per choice hardly ever mutates short genomes); a warm start fills half
-of the first population.
+of the first population; bounds of cheap objectives are measured before anything is proposed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sartor.architecture import Architecture
 from sartor.objective import Objective, check_names
 from sartor.predictors.ridge_or_svr import RidgeOrSVR
 from sartor.space import SearchSpace
-from sartor.strategies._operators import sampled_new
+from sartor.strategies._indicator import sampled_within
 from sartor.strategies._predicted_front import predicted_front, started
 from sartor.strategies._surrogate import MakePredictor, everything, learnt, seeded
 from sartor.trial import Trial
@@ -39,6 +39,8 @@ class LINAS:
     warm: architectures to start from, such as a front found for another device, in its order: half a population of
         them, evenly spaced, takes part.
     predictor: from a space to a predictor, one for each objective.
+    queries: the number of evaluations, if it is known: a population is a quarter of them at most, as a search that
+        ends with its first one has predicted nothing.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class LINAS:
         evaluations: int = 20_000,
         warm: Sequence[Architecture] = (),
         predictor: MakePredictor = RidgeOrSVR,
+        queries: int | None = None,
     ) -> None:
         """Start with nothing known; ValueError for sizes out of range or strangers in `warm`."""
         check_names(objectives)
+        population = population if queries is None else max(2, min(population, queries // 4))
         if population < 2 or evaluations < population:
             raise ValueError(f"population {population}, evaluations {evaluations}: at least 2, and as many as it")
         self.space = space
@@ -69,7 +73,7 @@ class LINAS:
         waiting = [arch for arch in self.proposed if arch not in self._told]
         if waiting:
             return waiting[int(rng.random() * len(waiting))]
-        return sampled_new(self.space, rng, self._told)
+        return sampled_within(self.space, rng, self._told, self.objectives)
 
     def tell(self, trial: Trial) -> None:
         """Learn; when the loop is complete, predict the next one's population."""

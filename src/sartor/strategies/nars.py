@@ -11,7 +11,8 @@ them. It is pretrained on statistics that are free, then learns from batches tha
 Differs from the paper: sizes are ours, for tens of trainings instead of hundreds; a batch is half the best predicted
 and half the next points of a Sobol sequence; bounds of cheap objectives are measured, others are predicted; a space
 that can be listed is predicted whole, which is what Sobol pool and evolution approximate; after the iterations, what
-the evolution finds is measured and learnt from, batch by batch, for as long as is asked.
+the evolution finds is measured and learnt from, batch by batch, for as long as is asked. How long a training may be
+for its ranking to hold is for the objective to say.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from sartor.encodings import architectures
 from sartor.objective import Objective, check_names
 from sartor.protocols import Predictor
 from sartor.space import SearchSpace
-from sartor.strategies._indicator import cheap_excess
-from sartor.strategies._operators import mutated, sampled_new
+from sartor.strategies._indicator import sampled_within
+from sartor.strategies._operators import mutated
 from sartor.strategies._surrogate import (
     MakePredictor,
     allowed,
@@ -42,8 +43,6 @@ from sartor.strategies._surrogate import (
     seeded,
 )
 from sartor.trial import Trial
-
-_ATTEMPTS = 1000
 
 
 class NARS:
@@ -96,11 +95,7 @@ class NARS:
         waiting = [arch for arch in self._proposed if arch not in self._seen]
         if waiting:
             return waiting[int(rng.random() * len(waiting))]
-        for _ in range(_ATTEMPTS):
-            arch = sampled_new(self.space, rng, self._seen)
-            if cheap_excess(arch, self.objectives) == 0:
-                break
-        return arch
+        return sampled_within(self.space, rng, self._seen, self.objectives)
 
     def tell(self, trial: Trial) -> None:
         """Learn; when a batch is complete, propose the next. The Sobol sequence follows from the first trial."""

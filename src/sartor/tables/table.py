@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -231,7 +231,7 @@ class _Within:
     """The constraint of a part of a table: whether the architecture's row is among those kept."""
 
     table: Table
-    kept: bytes
+    kept: bytes = field(repr=False)
 
     def __call__(self, arch: Architecture) -> bool:
         try:
