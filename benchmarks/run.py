@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a smaller version, which is not kept")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     arguments = parser.parse_args(argv)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     if arguments.name is None:
         console.print(table("benchmarks", [{"name": name, "": title} for name, title in titles().items()]))
         return 0
