@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sartor.atomic import write_bytes
 from sartor.deploy.parity import ExportError, Run, evaluating, pair, single_line
+from sartor.deploy.trust import reason_for_distrust
 
 __all__ = ["export_pt2", "load_pt2", "pt2_runner"]
 
@@ -42,9 +43,15 @@ def export_pt2(net: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def load_pt2(path: Path) -> nn.Module:
-    """Return the program at `path` as a module; ExportError if it is none."""
+    """Return the program at `path` as a module; ExportError if it is none, or would run code of whoever wrote it."""
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
+    try:
+        distrust = reason_for_distrust(path)
+    except Exception as error:
+        raise ExportError(f"{path} is not a torch.export program: {single_line(error)}") from error
+    if distrust:
+        raise ExportError(f"{path} is not loaded, as it could run code: {distrust}; export the network again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
