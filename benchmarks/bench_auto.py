@@ -7,7 +7,8 @@ test accuracy of the incumbent after 50, 100 and 200 queries. NAS-Bench-Macro: a
 the worst of both as a share of the whole space's. GBDT-NAS runs each budget by itself. `ms` is CPU time of a search
 with one thread, table look-ups included, for each query.
 
-SARTOR_AUTO names the tables, as "nasbench201:cifar10,nasbench_macro", SARTOR_SEEDS the number of seeds (30).
+SARTOR_AUTO names the tables, as "nasbench201:cifar10,nasbench_macro", SARTOR_ENTRIES the strategies, as "auto,NSGA-II",
+SARTOR_SEEDS the number of seeds (30).
 """
 
 from __future__ import annotations
@@ -59,13 +60,16 @@ SEVERAL: dict[str, Callable[..., Strategy]] = {
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """A row per table and strategy: means over seeds, and the standard deviation at the end."""
+    """A row per table and strategy: means over seeds, and standard deviations."""
     seeds = 2 if quick else int(os.environ.get("SARTOR_SEEDS", "30"))
     tables = os.environ.get("SARTOR_AUTO", ",".join(TUNED[-1:] if quick else TUNED + KEPT)).split(",")
+    wanted = os.environ.get("SARTOR_ENTRIES", ",".join(ONE | SEVERAL)).split(",")
     for name in tables:
         problem = problem_of(name)
         known = problem.known(1)
-        for strategy, make in (SEVERAL if len(problem.objectives) > 1 else ONE).items():
+        strategies = SEVERAL if len(problem.objectives) > 1 else ONE
+        for strategy in [one for one in strategies if one in wanted]:
+            make = strategies[strategy]
             start = time.process_time()
             found = np.array([values(problem, known, strategy, make, seed) for seed in range(seeds)])
             spent = time.process_time() - start
@@ -75,7 +79,7 @@ def rows(quick: bool) -> Iterator[Row]:
                 "kept": "yes" if name in KEPT else "no",
                 "strategy": strategy,
                 **{f"at {step}": float(mean) for step, mean in zip(AFTER, found.mean(axis=0), strict=True)},
-                "sd": float(found[:, -1].std(ddof=1)),
+                **{f"sd {step}": float(sd) for step, sd in zip(AFTER, found.std(axis=0, ddof=1), strict=True)},
                 "ms": 1000 * spent / queries,
             }
 

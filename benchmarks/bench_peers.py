@@ -8,7 +8,9 @@ All NSGA-IIs have a population of 20 and the operators of a categorical space. 3
 Wilcoxon's signed ranks of the champion (`auto`, else our NSGA-II) against each other entry, corrected by Holm over all
 devices, entries and budgets.
 
-SARTOR_ENTRIES names our entries, as "auto,nsga2,random_search"; SARTOR_OUT keeps the scoreboards of all devices.
+SARTOR_ENTRIES names the entries, as "auto,nsga2,pymoo NSGA-II"; without, all are run, and peers must be set up.
+SARTOR_OUT keeps the scoreboards of all devices: searches that it holds are not run again, so that a run that was cut
+off goes on, and entries can be added. It is to be emptied when a strategy changes.
 """
 
 from __future__ import annotations
@@ -34,15 +36,18 @@ DEVICES = ("edgegpu", "raspi4", "edgetpu", "pixel3", "eyeriss", "fpga")
 OURS = ("auto", "nsga2", "random_search")
 POPULATION = 20
 TUNED = "nothing; population 20 for all, as budgets are small"
-LIBRARIES = (
-    Library("pymoo NSGA-II", "pymoo", "pymoo_nsga2.py", {"population": POPULATION}),
-    Library("Optuna NSGA-II", "optuna", "optuna_search.py", {"algorithm": "nsga2", "population": POPULATION}),
-    Library("Optuna TPE", "optuna", "optuna_search.py", {"algorithm": "tpe", "population": 0}),
-)
+LIBRARIES = {
+    one.name: one
+    for one in (
+        Library("pymoo NSGA-II", "pymoo", "pymoo_nsga2.py", {"population": POPULATION}),
+        Library("Optuna NSGA-II", "optuna", "optuna_search.py", {"algorithm": "nsga2", "population": POPULATION}),
+        Library("Optuna TPE", "optuna", "optuna_search.py", {"algorithm": "tpe", "population": 0}),
+    )
+}
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """A row per device and entry; mean over seeds, and the standard deviation of what is reported at the end."""
+    """A row per device and entry: means over seeds, and standard deviations."""
     devices, seeds, steps = (DEVICES[3:4], 3, (50, 100)) if quick else (DEVICES, 30, (100, 300))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(os.environ.get("SARTOR_OUT", folder))
@@ -55,18 +60,22 @@ def rows(quick: bool) -> Iterator[Row]:
             assert one.volume is not None and one.reported_volume is not None
             row: dict[str, str | float | int | None] = {"device": device, "entry": name}
             for step in steps:
-                row[f"read {step}"] = float(one.volume[:, step - 1].mean())
-                row[f"reported {step}"] = float(one.reported_volume[:, step - 1].mean())
+                row[f"read {step}"], row[f"sd read {step}"] = spread(one.volume[:, step - 1])
+                row[f"reported {step}"], row[f"sd reported {step}"] = spread(one.reported_volume[:, step - 1])
                 row[f"p read {step}"] = corrected.get((device, name, step))
-            row["sd"] = float(one.reported_volume[:, -1].std(ddof=1))
             yield {**row, "reference": ", ".join(f"{value:.4g}" for value in reference)}
+
+
+def spread(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
+    """Return mean and standard deviation over seeds."""
+    return float(values.mean()), float(values.std(ddof=1))
 
 
 def compared(device: str, out: Path, seeds: int, queries: int) -> tuple[Problem, dict[str, Curves]]:
     """Return the problem of a device and the curves of all entries."""
     problem = table_problem("nasbench201", "cifar100", device=device)
     out.parent.mkdir(parents=True, exist_ok=True)
-    bench(problem, entries(problem, seeds), queries=queries, seeds=seeds, out=out, force=True)
+    bench(problem, entries(problem, seeds), queries=queries, seeds=seeds, out=out, resume=out.exists())
     record = read_record(out)
     searches = read_queries(out, record["problem"])
     objectives = record["problem"]["objectives"]
@@ -74,14 +83,19 @@ def compared(device: str, out: Path, seeds: int, queries: int) -> tuple[Problem,
 
 
 def entries(problem: Problem, seeds: int) -> list[Entry]:
-    """Return our entries, by name, and the peers."""
-    wanted = os.environ.get("SARTOR_ENTRIES", ",".join(name for name in OURS if name in built_in())).split(",")
-    population = {"population": POPULATION}
-    ours = [
-        Entry(name, name, settings=population, tuned=TUNED) if name == "nsga2" else named_entries([name])[0]
-        for name in wanted
-    ]
-    return ours + [Entry(one.name, search=PeerSearch(one, problem, seeds), tuned=TUNED) for one in LIBRARIES]
+    """Return our entries and the peers, by name."""
+    everything = [*(name for name in OURS if name in built_in()), *LIBRARIES]
+    wanted = os.environ.get("SARTOR_ENTRIES", ",".join(everything)).split(",")
+    return [entry(name, problem, seeds) for name in wanted]
+
+
+def entry(name: str, problem: Problem, seeds: int) -> Entry:
+    """Return one of our entries, or a peer."""
+    if name in LIBRARIES:
+        return Entry(name, search=PeerSearch(LIBRARIES[name], problem, seeds), tuned=TUNED)
+    if name == "nsga2":
+        return Entry(name, name, settings={"population": POPULATION}, tuned=TUNED)
+    return named_entries([name])[0]
 
 
 def against(

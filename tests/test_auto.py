@@ -16,7 +16,7 @@ from contracts.strategy_contract import ERROR, GATED, OBJECTIVES, TOY, StrategyC
 from sartor.architecture import Architecture
 from sartor.encodings import enumerated, indices, onehot, ordinal
 from sartor.objective import Objective, costs
-from sartor.pareto import hypervolume
+from sartor.pareto import hypervolume, pareto_front
 from sartor.protocols import Strategy
 from sartor.recipes._auto_gain import Improvement, Scores, Volume
 from sartor.recipes._auto_process import Features, Process, _squared
@@ -215,6 +215,23 @@ def test_workers_are_given_different_architectures() -> None:
         strategy.tell(Trial(number, arch, {"error": error(arch)}, state="done"))
     asked = [strategy.ask(random.Random(number)) for number in range(8)]
     assert len(set(asked)) == 8
+
+
+def test_candidates_for_several_objectives_are_neighbours_of_the_front() -> None:
+    log = search(TOY, Auto(TOY, OBJECTIVES, batch=1), OBJECTIVES, trials=60)
+    for place in range(10, 60):
+        told = [costs(trial, OBJECTIVES) for trial in log[:place]]
+        near = {other for one in pareto_front(told).tolist() for other in TOY.neighbours(log[one].arch)}
+        assert log[place].arch in near
+
+
+def test_where_all_neighbours_are_known_it_takes_the_others() -> None:
+    space = SearchSpace({"a": ("x", "y", "z")}, constraint=None)
+    objectives = (Objective("one", lambda arch: 1.0), Objective("two", lambda arch: 2.0))
+    wide = SearchSpace({"a": (0, 1, 2), "b": (0, 1, 2)}, constraint=lambda arch: (arch["a"] == 0) == (arch["b"] == 0))
+    for one in (space, wide):
+        log = search(one, Auto(one, objectives, initial=2), objectives, trials=3 if one is space else 5)
+        assert len({trial.arch for trial in log}) == len(log)
 
 
 def test_a_space_that_cannot_be_listed() -> None:

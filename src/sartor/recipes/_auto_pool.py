@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The candidates of `auto`: the whole space where it can be listed, else draws and what is near the best."""
+"""The candidates of `auto`.
+
+Several objectives: the neighbours of the front. One: the whole space where it can be listed, else draws, and what is
+near the best.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from sartor.encodings import architectures, enumerated, indices
 from sartor.recipes._auto_process import Encoded, Features
 from sartor.space import NothingFound, SearchSpace
 
-__all__ = ["Listed", "Pool", "drawn", "listed"]
+__all__ = ["Listed", "Pool", "around", "drawn", "listed"]
 
 ENUMERABLE = 50_000
 """A space of at most so many architectures is scored whole."""
@@ -72,6 +76,23 @@ class Pool:
 def listed(space: SearchSpace, features: Features) -> Listed | None:
     """Return the whole space, or None if it is too large to list."""
     return Listed(space, features) if space.size <= ENUMERABLE else None
+
+
+def around(
+    space: SearchSpace,
+    features: Features,
+    front: Sequence[Architecture],
+    taken: Container[Architecture],
+    count: int,
+    rng: random.Random,
+) -> Pool:
+    """Return the neighbours of a front, none of which is in `taken`; of random members if `count` are exceeded."""
+    found: dict[Architecture, None] = {}
+    for arch in rng.sample(front, len(front)):
+        found.update(dict.fromkeys(other for other in space.neighbours(arch) if other not in taken))
+        if len(found) >= count:
+            break
+    return Pool([*found], space, features)
 
 
 def drawn(

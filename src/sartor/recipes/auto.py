@@ -7,9 +7,10 @@ hypervolume by directions (Zhang and Golovin, ICML 2020), and the neighbourhoods
 2021).
 
 Idea: a few random architectures, then those that a surrogate of each objective expects to gain most by: improvement
-for one objective, hypervolume for several, times the chance of keeping the bounds. A space that can be listed is
-judged whole; of a larger one draws, the neighbours of the best and their offspring. Surrogates learn again after ever
-longer rounds, and from ever the same number of trials, so that an ask costs milliseconds after thousands as well.
+for one objective, hypervolume for several, times the chance of keeping the bounds. For several, candidates are the
+neighbours of the front, of which surrogates know something; for one, a space that can be listed is judged whole, and of
+a larger one draws, the neighbours of the best and their offspring. Surrogates learn again after ever longer rounds, and
+from ever the same number of trials, so that an ask costs milliseconds after thousands as well.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sartor.objective import Objective, check_names, costs
 from sartor.pareto import front_numbers
 from sartor.recipes._auto_belief import Belief
 from sartor.recipes._auto_gain import Feasibility, Improvement, Volume
-from sartor.recipes._auto_pool import Listed, Pool, drawn, listed
+from sartor.recipes._auto_pool import Listed, Pool, around, drawn, listed
 from sartor.recipes._auto_process import Features
 from sartor.space import SearchSpace
 from sartor.strategies._indicator import cheap_excess
@@ -39,6 +40,7 @@ _SHORTLIST = 1500  # candidates of which the uncertainty is worked out
 _BEST = 5  # architectures whose neighbours and offspring are candidates in a space that is not listed
 _DRAWN = 500  # candidates of each kind there
 _SHARE = 50  # a round has at least so many times fewer candidates than there are trials
+_NEAR = 2000  # neighbours of the front after which no more are listed
 _EARLY_EXITS = 50  # draws that a start within the bounds may take
 
 
@@ -53,10 +55,11 @@ class Auto:
     without a bound, are only known from what was told. What was asked for and not told counts as if its values were
     those believed, so that parallel workers spread out. Resumes by replay, which takes the time of the search itself.
 
-    An ask takes about 10 ms of CPU time for each objective, more for the first ones of a search: it loses to local
-    search and evolution where an evaluation is cheaper than that, and where there is budget for many thousands, as it
-    learns from `capacity` of them. It is no better than random search in the first `initial` trials, nor where values
-    are mostly noise. In a space that cannot be listed it knows what is near the best, and can miss what is elsewhere.
+    An ask takes 5 to 40 ms of CPU time in the mean, and one that plans a round a few tenths of a second at most: it
+    loses to local search and evolution where an evaluation is cheaper than that, and where there is budget for many
+    thousands, as it learns from `capacity` of them. It is no better than random search in the first `initial` trials,
+    nor where values are mostly noise. With several objectives, and in a space that cannot be listed, it knows what is
+    near the best, and can miss what is elsewhere.
     """
 
     def __init__(
@@ -113,14 +116,15 @@ class Auto:
     def _planned(self) -> list[Architecture]:
         """Learn, and return the candidates of the greatest expected gain, best first; none if none is left."""
         trials = list(self._trials.values())
+        if not trials:
+            return []
         ranks = self._ranks(trials)
         samples = [trials[place] for place in _learnt_from(ranks, self.capacity)]
         # Seeded by what was told, not by an ask: asks whose trials are lost leave nothing behind.
-        rng = random.Random(f"{len(trials)}/{trials[-1].arch.id if trials else ''}")
-        first = sorted(range(len(trials)), key=lambda place: (ranks[place], rng.random()))[:_BEST]
-        pool = self._pool([trials[place].arch for place in first], rng)
+        rng = random.Random(f"{len(trials)}/{trials[-1].arch.id}")
+        pool = self._pool(trials, ranks, rng)
         open_ = np.flatnonzero(pool.without([*self._trials, *self._pending]))
-        if not trials or not len(open_):
+        if not len(open_):
             return []
         open_ = np.random.default_rng(rng.getrandbits(64)).permutation(open_)  # equals come in random order
         encoded = self._features(indices(self.space, [trial.arch for trial in samples]))
@@ -137,13 +141,24 @@ class Auto:
         ranks[beyond == 0] = front_numbers(points[beyond == 0])
         return ranks
 
-    def _pool(self, best: Sequence[Architecture], rng: random.Random) -> Listed | Pool:
+    def _pool(self, trials: Sequence[Trial], ranks: Indices, rng: random.Random) -> Listed | Pool:
+        """Return the neighbours of the front for several objectives, while any is unknown; else the space, or draws.
+
+        Trials spread along a front, so that a surrogate of each objective that fits them all says little of what is far
+        from them, and says it with confidence: of the whole space, it would choose its own errors.
+        """
+        taken = self._trials.keys() | self._pending.keys()
+        if len(self.objectives) > 1:
+            front = [trial.arch for trial, rank in zip(trials, ranks, strict=True) if rank == ranks.min()]
+            near = around(self.space, self._features, front, taken, _NEAR, rng)
+            if len(near):
+                return near
         if self._listed is None:
             self._listed = listed(self.space, self._features)
         if self._listed is not None:
             return self._listed
-        taken = self._trials.keys() | self._pending.keys()
-        return drawn(self.space, self._features, best, taken, _DRAWN, rng)
+        first = sorted(range(len(trials)), key=lambda place: (ranks[place], rng.random()))[:_BEST]
+        return drawn(self.space, self._features, [trials[place].arch for place in first], taken, _DRAWN, rng)
 
     def _chosen(self, samples: Sequence[Trial], pool: Listed | Pool, places: Indices, count: int) -> list[Architecture]:
         """Return the `count` of these candidates that are expected to gain most, and keep all cheap bounds."""
