@@ -90,7 +90,7 @@ class Auto:
         if len(self._trials) + len(self._pending) < self.initial:
             arch = self._start(rng)
         else:
-            self._round = [arch for arch in self._round if not self._taken(arch)] or self._planned()
+            self._round = [arch for arch in self._round if not self._taken(arch)] or self._on_one_thread()
             arch = self._round[0] if self._round else self._start(rng)
         self._pending[arch] = None
         return arch
@@ -112,6 +112,13 @@ class Auto:
         return arch
 
     # ---- a round ----------------------------------------------------------------------------------------
+
+    def _on_one_thread(self) -> list[Architecture]:
+        """Plan with linear algebra of the same bits on any number of cores: a search may be resumed on others."""
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self._planned()
 
     def _planned(self) -> list[Architecture]:
         """Learn, and return the candidates of the greatest expected gain, best first; none if none is left."""
