@@ -20,14 +20,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from sartor import recipes
 from sartor.architecture import Architecture
 from sartor.fit import fit
 from sartor.pareto import hypervolume
 from sartor.recipes.job import Job
-from sartor.recipes.training import supervised_learner
+from sartor.recipes.training import Trained, supervised_learner
 from sartor.recipes.verification import measure_members, read_entry, read_member, write_member
 from sartor.supernet import extract, recalibrate_batchnorm
 from sartor.targets import load_target
@@ -79,10 +78,10 @@ def _row(job: Job, folder: Path, count: int, seconds: float) -> Row:
     members = []
     for arch in [job.space.sample(rng) for _ in range(count)]:
         train = partial(_trained_for, job, arch, seconds / count)
-        members.append(write_member(job, folder / f"random-{count}" / arch.id, arch, train, {}))
+        members.append(write_member(job, folder / f"random-{count}" / arch.id, arch, train))
     front = [read_member(path) for path in sorted((job.path / "pareto").iterdir())]
     arch = job.space.largest()  # for its latency alone: untrained
-    largest = write_member(job, folder / "largest", arch, lambda: extract(job.network().eval(), arch), {})
+    largest = write_member(job, folder / "largest", arch, lambda: (extract(job.network().eval(), arch), {}))
     measure_members(job, [*front, *members, largest], {})
     scale = 1.1 * _point(job, largest.folder)[1]
     ours, theirs = (np.array([_point(job, m.folder) for m in group]) for group in (front, members))
@@ -101,7 +100,7 @@ def _row(job: Job, folder: Path, count: int, seconds: float) -> Row:
     }
 
 
-def _trained_for(job: Job, arch: Architecture, seconds: float) -> nn.Module:
+def _trained_for(job: Job, arch: Architecture, seconds: float) -> Trained:
     """One network trained from scratch for a wall-clock share; the steps are planned from the first few."""
     size, started = job.plan["batch_size"], time.monotonic()
     trial = supervised_learner(job, arch, steps=1000, batch_size=size)
@@ -114,7 +113,7 @@ def _trained_for(job: Job, arch: Architecture, seconds: float) -> nn.Module:
     learner = supervised_learner(job, arch, steps=steps, batch_size=size)
     fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed)
     recalibrate_batchnorm(learner.net, job.calibration)
-    return learner.net.eval()
+    return learner.net.eval(), {}
 
 
 def _incumbent(job: Job, folders: Iterable[Path]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import signal
 import sqlite3
@@ -20,13 +21,16 @@ from hypothesis import strategies as st
 
 from sartor import recipes
 from sartor.architecture import Architecture
+from sartor.deploy.parity import ExportError
 from sartor.objective import Objective
+from sartor.oneshot import Supervised
 from sartor.protocols import Measurement
+from sartor.recipes import planning, training, verification
 from sartor.recipes.job import Job
 from sartor.recipes.planning import MIN_STEPS, plan, plan_alone
 from sartor.recipes.profiling import LimitError, spread_samples
 from sartor.recipes.training import steps_alone
-from sartor.recipes.verification import worth_verifying
+from sartor.recipes.verification import Member, complete_member, worth_verifying
 from sartor.run import Run
 from sartor.targets import load_target
 from sartor.task import Task, load_task
@@ -152,28 +156,91 @@ def test_a_run_does_not_go_on_with_another_device(finished: Path, tmp_path: Path
         recipes.resume(tmp_path / "run")
 
 
-def test_a_budget_becomes_counts(tmp_path: Path) -> None:
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A machine that takes so many seconds for a step of each hand-made network, and for all other work 0.01."""
+    seconds = {"smallest": 0.001, "middle": 0.003, "largest": 0.009}
+    monkeypatch.setattr(planning, "_plain_seconds", lambda job, batch_size: seconds)
+    monkeypatch.setattr(planning, "_timed", lambda work, repeats=3: 0.01)
+    monkeypatch.setattr(planning, "_verification_seconds", lambda job: (0.01, 0.01))
+    return seconds
+
+
+def test_a_budget_becomes_counts(tmp_path: Path, timed: dict[str, float]) -> None:
     job, threads = prepared(tmp_path / "run"), torch.get_num_threads()
     short, long = (plan(job, budget_s=s, spent_s=0.0, steps=None, trials=None) for s in (120.0, 1200.0))
     torch.set_num_threads(threads)
-    assert long["steps"] > 3 * short["steps"] >= 90
+    assert long["steps"] > 3 * short["steps"] >= 3 * MIN_STEPS
+    assert short["verified"] == job.space.size == 6 and short["population"] == 60  # a fifth of 300 trials
     assert json.loads(json.dumps(short)) == short
 
 
-def test_networks_train_by_themselves_in_the_time_that_is_left(tmp_path: Path) -> None:
+def test_networks_train_by_themselves_in_the_time_that_is_left(tmp_path: Path, timed: dict[str, float]) -> None:
     job, threads = prepared(tmp_path / "run"), torch.get_num_threads()
-    counts = plan(job, budget_s=60.0, spent_s=0.0, steps=None, trials=None)
-    seconds = {**counts["seconds"], "smallest": 0.001, "middle": 0.003, "largest": 0.009}
+    messages: list[str] = []
+    job.say = messages.append
+    counts = {**plan(job, budget_s=60.0, spent_s=0.0, steps=None, trials=None), "steps": 240, "verified": 24}
     job.run.update({"plan": counts, "arguments": {**job.arguments, "budget_s": 60.0}})
     archs = [job.space.smallest(), job.middle(), job.space.largest()]
-    much, nothing = (plan_alone(job, archs, spent_s=s) for s in (5.0, 100.0))
+    much = plan_alone(job, archs, spent_s=5.0)
+    assert not any("nearly spent" in message for message in messages)
+    nothing = plan_alone(job, archs, spent_s=100.0)
+    assert any("nearly spent" in message for message in messages)
     job.run.update({"arguments": {**job.arguments, "baselines": False}})
     alone = plan_alone(job, archs, spent_s=5.0)
     torch.set_num_threads(threads)
     assert nothing["finetune_steps"] == MIN_STEPS < much["finetune_steps"] < alone["finetune_steps"]
-    assert much["baseline_steps"] == much["finetune_steps"] + 4 * counts["steps"] // 3
-    job.run.update({"plan": {**much, "seconds": seconds, "finetune_steps": 100}})
+    # A baseline's part of the shared steps is that of one of the 24 they were planned for, though three were found.
+    assert much["baseline_steps"] == much["finetune_steps"] + 4 * 240 // 24
+    # What is left but 6 s for the report, over three and three of 3, 3 and 9 ms a step.
+    assert much["finetune_steps"] == pytest.approx((60 - 5 - 6) / 0.030, rel=0.05)
+    job.run.update({"plan": {**much, "finetune_steps": 100}})
     assert [steps_alone(job, arch, "finetune_steps") for arch in archs] == [300, 100, 100]
+
+
+def test_a_search_that_is_extended_keeps_its_population(tmp_path: Path) -> None:
+    arguments = {**SMALL, "trials": 130, "strategy": "nsga2", "baselines": False}
+    recipes.search_for_device("digits", out=tmp_path / "run", **arguments).close()
+    before = told(tmp_path / "run")
+    with Run.open(tmp_path / "run") as run:
+        stages = {name: run.stages[name] for name in ("profile", "train")}
+        run.update({"plan": {**run.record["plan"], "trials": 200}, "stages": stages})
+    with recipes.resume(tmp_path / "run") as run:
+        assert told(run.path)[:130] == before and len(told(run.path)) == 200
+
+
+def test_a_network_that_cannot_be_exported_is_left_out_and_the_rest_is_recommended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def complete(job: Job, member: Member) -> None:
+        if not refused:
+            refused.append(member.folder.name)
+            raise ExportError("the second exporter refuses it")
+        complete_member(job, member)
+
+    monkeypatch.setattr(verification, "complete_member", complete)
+    messages: list[str] = []
+    arguments = {**SMALL, "baselines": False, "on_progress": messages.append}
+    with recipes.search_for_device("digits", out=tmp_path / "run", **arguments) as run:
+        assert refused and not (run.path / "pareto" / refused[0]).exists()
+        assert (run.path / "best" / "use.py").is_file() and (run.path / "report.html").is_file()
+    assert any("is left out: the second exporter refuses it" in message for message in messages)
+
+
+def test_a_network_that_diverges_is_shown_as_it_was_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(learner: Supervised, *arguments: object, **keywords: object) -> None:
+        torch.nn.init.constant_(next(learner.net.parameters()), math.nan)
+
+    job = prepared(tmp_path / "run")
+    job.run.update({"plan": {"batch_size": 8, "steps": 7, "finetune_steps": 5, "training_threads": 1}})
+    monkeypatch.setattr(training, "fit", spoil)
+    net, how = training.finetuned(job, job.network(), job.middle())
+    assert how == {"trained": "shared weights", "steps": 7, "finetune_steps": 0}
+    assert all(bool(value.isfinite().all()) for value in net.state_dict().values())
 
 
 def test_a_search_without_baselines_has_none_and_misses_none(tmp_path: Path) -> None:

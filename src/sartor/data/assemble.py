@@ -132,7 +132,7 @@ def _cuts(
     """Return, by split, the part that it comes from and the indices into that part."""
     validation = options.validation
     if validation is None:
-        validation = default_validation(len(labels["train"]))
+        validation = default_validation(len(labels["train"]), 0.0 if "test" in labels else options.test)
     shares = {"validation": validation, "test": options.test}
     fractions = {name: share for name, share in shares.items() if name not in labels}
     check_fractions(fractions)

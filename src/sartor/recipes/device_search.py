@@ -1,6 +1,6 @@
 """From data, a device and a limit to a verified, exported Pareto set.
 
-The stages, each of which leaves files behind and is skipped when the run is resumed after it:
+The stages, each of which leaves files behind, from which a run that is resumed goes on:
 
 1. profile: measure a few networks on the target; predict the latency of the others.
 2. plan: turn the budget into counts of steps and trials; again after the search, for what is left.
@@ -36,14 +36,13 @@ from sartor.protocols import Strategy, Target
 from sartor.recipes.job import LIMITS, Job, Say
 from sartor.recipes.planning import more_trials, plan, plan_alone
 from sartor.recipes.profiling import counts, latency, profile, samples_within
-from sartor.recipes.training import PortableError, finetuned, scratch_network, steps_alone, train
+from sartor.recipes.training import PortableError, Trained, finetuned, scratch_network, train
 from sartor.recipes.verification import (
     Member,
-    complete_member,
+    exported_front,
     measure_members,
     read_member,
     recommend,
-    select_front,
     worth_verifying,
     write_member,
 )
@@ -84,7 +83,8 @@ def search_for_device(
         target: a name of `sartor list targets`, or `path.py:Class`.
         out: the run folder; it must be new, or hold a run and `force` be given.
         limits: any of latency_ms, size_bytes, macs, params.
-        budget_s: wall-clock seconds for everything. It is turned into counts of work before training.
+        budget_s: wall-clock seconds for everything. It is turned into counts of work: of steps and trials before
+            training, of the steps that networks train by themselves after the search.
         steps, trials: those counts themselves, together and instead of a budget, for runs that repeat exactly.
         space, strategy: a name of `sartor list`, or `path.py:Class`.
         seed: of splits, weights, batches and search.
@@ -148,8 +148,9 @@ def resume(
 ) -> Run:
     """Continue the run in `path` to its end; `budget_s` more seconds go into further trials.
 
-    `data` is needed when the run was started with a `Task` instead of a path. With one worker the result is the
-    same, bit for bit but for timings, as that of a run which was never stopped.
+    `data` is needed when the run was started with a `Task` instead of a path. The trials are the same, bit for bit
+    but for timings, as those of a run which was never stopped; with `steps` and `trials` instead of a budget, so are
+    the weights. Seconds that a killed process spent on a stage are not known, and not taken from the budget.
     Raises ValueError or OSError as `Run.open` does, and ValueError when data or target are no longer the same.
     """
     started = time.monotonic()
@@ -196,7 +197,10 @@ def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
 
 
 def _work(job: Job, started: float) -> None:
-    """Stages 3 to 7; training and search continue where they stopped, and cost nothing when they are finished."""
+    """Stages 3 to 7; training and search continue where they stopped.
+
+    When they are finished they cost little: the weights are read, and the strategy is told its trials again.
+    """
     job.use_threads()
     if "verify" not in job.run.stages:
         job.say(f"training shared weights: {job.plan['steps']} steps")
@@ -258,11 +262,11 @@ def _search(job: Job, supernet: nn.Module) -> dict[Architecture, float]:
 
 
 def _strategy(job: Job, goals: list[Objective]) -> Strategy:
-    """The strategy; a population, where it has one, leaves room for generations among the planned trials."""
+    """The strategy, with the population of the first plan where it has one: a search that is extended goes on."""
     kind = names.load("strategies", job.arguments["strategy"])
     options = {}
     if "population" in inspect.signature(kind).parameters:
-        options["population"] = max(25, min(100, job.plan["trials"] // 5))
+        options["population"] = job.plan["population"]
     strategy: Strategy = kind(job.space, goals, **options)
     return strategy
 
@@ -272,9 +276,7 @@ def _baselines(job: Job) -> list[Member]:
     if job.compares:
         job.say("training the baselines from scratch")
     for name, arch in job.hand_made().items() if job.compares else ():
-        trained = {"trained": "from scratch", "steps": steps_alone(job, arch, "baseline_steps")}
-        train_alone = partial(scratch_network, job, name, arch)
-        member = _written(job, job.path / "baselines" / name, arch, train_alone, trained)
+        member = _written(job, job.path / "baselines" / name, arch, partial(scratch_network, job, name, arch))
         members += [member] if member else []
     return members
 
@@ -284,27 +286,19 @@ def _verify(
 ) -> Path | None:
     members = []
     for arch in candidates:
-        counted = {"steps": job.plan["steps"], "finetune_steps": steps_alone(job, arch, "finetune_steps")}
-        trained = {"trained": "shared weights, then fine-tuned", **counted}
         kept = job.path / "pareto" / arch.id
         folder = kept if kept.is_dir() else job.path / "candidates" / arch.id
-        member = _written(job, folder, arch, partial(finetuned, job, supernet, arch), trained)
+        member = _written(job, folder, arch, partial(finetuned, job, supernet, arch))
         members += [member] if member else []
     members += _verified_before(job, set(candidates))
     measured = {member.folder for member in measure_members(job, [*baselines, *members], candidates)}
-    front = select_front(job, [member for member in members if member.folder in measured])
-    job.say(f"{len(front)} of {len(members)} are on the verified front; exporting every format")
-    for folder in front:
-        complete_member(job, read_member(folder))
-    return recommend(job, front)
+    return recommend(job, exported_front(job, [member for member in members if member.folder in measured]))
 
 
-def _written(
-    job: Job, folder: Path, arch: Architecture, network: Callable[[], nn.Module], trained: Mapping[str, Any]
-) -> Member | None:
+def _written(job: Job, folder: Path, arch: Architecture, made: Callable[[], Trained]) -> Member | None:
     """The network prepared for the target; None, said aloud, where it cannot be trained or exported."""
     try:
-        return write_member(job, folder, arch, network, trained)
+        return write_member(job, folder, arch, made)
     except (ExportError, TargetError, ValueError) as error:
         job.say(f"{folder.name} is left out: {error}")
         return None
@@ -342,7 +336,10 @@ def _record_space(job: Job) -> None:
 def _arguments(run: Run) -> dict[str, Any]:
     """What the run was asked; ValueError when its record does not say."""
     arguments = run.record.get("arguments")
-    needed = ("data", "given", "image_size", "limits", "seed", "space", "strategy", "target", "threads")
+    needed = (
+        "budget_s", "data", "given", "image_size", "limits", "seed", "space", "steps", "strategy", "target", "threads",
+        "trial_timeout_s", "trials",
+    )  # fmt: skip
     lacking = [name for name in needed if not isinstance(arguments, dict) or name not in arguments]
     lacking += [name for name in ("task", "target") if not isinstance(run.record.get(name), dict)]
     if lacking:

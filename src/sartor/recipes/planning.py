@@ -43,8 +43,8 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     batch_size = min(32 if len(job.task.train) < 10_000 else 64, len(job.task.train))
     if steps is not None and trials is not None:
         # One thread: the same bits on any number of cores.
-        shared = {"batch_size": batch_size, "steps": steps, "trials": trials, "verified": VERIFIED}
-        return {**shared, **_alone(steps, steps, VERIFIED), "training_threads": 1}
+        counts = _counts(job, steps, trials, VERIFIED)
+        return {"batch_size": batch_size, **counts, **_alone(steps, steps, counts["verified"]), "training_threads": 1}
     threads, step_s = _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
     plain_s = _plain_seconds(job, batch_size)
@@ -57,7 +57,7 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
         left -= len(plain_s) * measure_s
         baselines_s = sum(seconds * longer(seconds, plain_s["middle"]) for seconds in plain_s.values())
     affordable, verified = 0, MIN_VERIFIED
-    for verified in range(VERIFIED, MIN_VERIFIED - 1, -1):
+    for verified in range(min(VERIFIED, max(MIN_VERIFIED, job.space.size)), MIN_VERIFIED - 1, -1):
         # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
         networks_s = verified * _mean_step(plain_s) + (1 + SANDWICH / verified) * baselines_s
         affordable = int((left - trials * trial_s - verified * each_s) / (step_s + networks_s))
@@ -65,10 +65,16 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
             break
     if affordable < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
-    counts = {"steps": max(MIN_STEPS, affordable), "trials": trials, "verified": verified}
+    counts = _counts(job, max(MIN_STEPS, affordable), trials, verified)
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
     seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
     return {"batch_size": batch_size, **counts, "training_threads": threads, "seconds": seconds}
+
+
+def _counts(job: Job, steps: int, trials: int, verified: int) -> dict[str, int]:
+    """The counts of the shared work; of a population, where the strategy has one, generations fit into the trials."""
+    verified = min(verified, job.space.size)
+    return {"steps": steps, "trials": trials, "verified": verified, "population": max(25, min(100, trials // 5))}
 
 
 def plan_alone(job: Job, candidates: Iterable[Architecture], *, spent_s: float) -> dict[str, Any]:
@@ -77,22 +83,25 @@ def plan_alone(job: Job, candidates: Iterable[Architecture], *, spent_s: float) 
     About as many steps as the shared weights had, for that is how the first plan divided the time.
     """
     started, archs, shared = time.monotonic(), list(candidates), job.plan["steps"]
+    planned = max(len(archs), job.plan["verified"])  # what the shared weights were trained for, found or not
     seconds = {**job.plan["seconds"], **_plain_seconds(job, job.plan["batch_size"])}
 
     def step_s(arch: Architecture) -> float:
         cost = step_seconds(job, arch, seconds)
         return cost * longer(cost, seconds["middle"])
 
-    verified = len(archs) or 1
     left = (job.arguments["budget_s"] or 0.0) - spent_s - REPORT_S - (time.monotonic() - started)
-    left -= verified * (seconds["measure"] + FRONT_SHARE * seconds["export"])
+    left -= len(archs) * (seconds["measure"] + FRONT_SHARE * seconds["export"])
     candidates_s, baselines_s = sum(map(step_s, archs)), 0.0
     if job.compares:
         baselines_s = sum(map(step_s, job.hand_made().values()))
-        left -= len(job.hand_made()) * seconds["measure"] + SANDWICH * shared / verified * baselines_s
-    steps = max(MIN_STEPS, int(left / max(candidates_s + baselines_s, 1e-9)))
+        left -= len(job.hand_made()) * seconds["measure"] + SANDWICH * shared / planned * baselines_s
+    steps = int(left / max(candidates_s + baselines_s, 1e-9))
+    if steps < MIN_STEPS:
+        job.say(f"warning: the budget is nearly spent; training {MIN_STEPS} steps more for each network all the same")
+    steps = max(MIN_STEPS, steps)
     job.say(f"plan: each network trains {steps} steps by itself, small ones more")
-    return {**job.plan, **_alone(shared, steps, verified), "seconds": seconds}
+    return {**job.plan, **_alone(shared, steps, planned), "seconds": seconds}
 
 
 def _alone(shared: int, steps: int, verified: int) -> dict[str, int]:
@@ -111,15 +120,23 @@ def _mean_step(plain_s: Mapping[str, float]) -> float:
 
 
 def more_trials(job: Job, budget_s: float) -> int:
-    """How many further trials fit into `budget_s` more seconds, beside fine-tuning and verifying a new front."""
+    """How many further trials fit into `budget_s` more seconds, beside fine-tuning and verifying a new front.
+
+    Half of what is verified is taken to be new; what was trained before is only measured again.
+    """
     seconds = job.plan.get("seconds")
     if not seconds:
         measure_s, export_s = _verification_seconds(job)
         steps_s = _plain_seconds(job, job.plan["batch_size"])
         seconds = {"trial": _timed(_trial(job)), "measure": measure_s, "export": export_s, **steps_s}
     finetune_s = job.plan["finetune_steps"] * _mean_step(seconds)
-    each_s = finetune_s + 2 * seconds["measure"] + FRONT_SHARE * seconds["export"]  # the earlier are measured again
-    return max(1, int((budget_s - job.plan["verified"] * each_s - REPORT_S) / seconds["trial"]))
+    each_s = (finetune_s + FRONT_SHARE * seconds["export"]) / 2 + 2 * seconds["measure"]
+    trials = int((budget_s - job.plan["verified"] * each_s - REPORT_S) / seconds["trial"])
+    if trials < 1:
+        job.say(f"warning: {budget_s:g} s more are too few here for a new front; they buy one trial, and take longer")
+    trials = min(MAX_TRIALS, max(1, trials))
+    job.say(f"plan: {trials} trials more")
+    return trials
 
 
 def _timed(work: Callable[[], object], repeats: int = 3) -> float:
@@ -178,7 +195,7 @@ def _verification_seconds(job: Job) -> tuple[float, float]:
         seconds = []
         for attempt in ("cold", "warm"):
             before = time.monotonic()
-            member = write_member(job, folder / attempt, arch, lambda: network, {})
+            member = write_member(job, folder / attempt, arch, lambda: (network, {}))
             measure_members(job, [member], {}, splits=("validation",))
             between = time.monotonic()
             complete_member(job, member)

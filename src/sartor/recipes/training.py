@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
+from sartor.checkpoint import nan_in
 from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import fit
 from sartor.oneshot import BigNAS, Recipe, Supervised
@@ -18,6 +20,7 @@ from sartor.workload import macs
 
 __all__ = [
     "PortableError",
+    "Trained",
     "evaluation_batches",
     "finetuned",
     "longer",
@@ -28,6 +31,9 @@ __all__ = [
     "supervised_learner",
     "train",
 ]
+
+Trained = tuple[nn.Module, Mapping[str, Any]]
+"""A network, and how it was trained: "trained", in words, "steps" and, after shared weights, "finetune_steps"."""
 
 # Of the shared weights, of what is fine-tuned and of the baselines. In minutes nothing is learnt by heart: no dropout.
 RECIPE = Recipe(schedule="cosine", dropout=0.0)
@@ -44,7 +50,7 @@ def train(job: Job) -> nn.Module:
     return learner.net
 
 
-def scratch_network(job: Job, name: str, arch: Architecture) -> nn.Module:
+def scratch_network(job: Job, name: str, arch: Architecture) -> Trained:
     """The network of `arch`, trained alone from scratch by the same recipe.
 
     It costs as much as a network of the front: its fine-tuning, and its part of the training of the shared weights.
@@ -53,10 +59,10 @@ def scratch_network(job: Job, name: str, arch: Architecture) -> nn.Module:
     learner = supervised_learner(job, arch, steps=steps, batch_size=job.plan["batch_size"])
     _fit(job, learner, steps, name)
     recalibrate_batchnorm(learner.net, job.calibration)
-    return learner.net.eval()
+    return learner.net.eval(), {"trained": "from scratch", "steps": steps}
 
 
-def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
+def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> Trained:
     """The sub-network after a training of its own, from the shared weights.
 
     A step of it costs a fraction of a step of all: what a short training of the shared weights leaves undone is made
@@ -65,16 +71,19 @@ def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> nn.Module:
     """
     network = specialised(supernet, arch, job.calibration)
     steps, size = steps_alone(job, arch, "finetune_steps"), job.plan["batch_size"]
+    shared = {"trained": "shared weights", "steps": job.plan["steps"], "finetune_steps": 0}
     if not steps:
-        return network
+        return network, shared
     try:
         learner = Supervised(network, job.task.loss, steps=steps, batch_size=size, recipe=RECIPE)
         fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed + 1, progress=_quiet)
+        if name := nan_in(network.state_dict()):
+            raise ValueError(f"{name} is not finite after {steps} steps")
     except ValueError as error:
         job.say(f"{arch.id} is not fine-tuned: {error}")
-        return specialised(supernet, arch, job.calibration)
+        return specialised(supernet, arch, job.calibration), shared
     recalibrate_batchnorm(network, job.calibration)
-    return network.eval()
+    return network.eval(), {**shared, "trained": "shared weights, then fine-tuned", "finetune_steps": steps}
 
 
 def longer(cost: float, middle: float) -> float:
@@ -133,7 +142,7 @@ def reset_parameters(network: nn.Module) -> None:
 
 
 def evaluation_batches(job: Job) -> list[tuple[Tensor, Tensor]]:
-    """The validation samples that candidates are compared on, in memory: a stratified part if there are many."""
+    """Validation samples that candidates are compared on, in memory: of many the first, in their shuffled order."""
     validation = job.task.validation
     if len(validation) <= SEARCH_SAMPLES:
         return list(validation.batches(256))

@@ -27,6 +27,7 @@ from sartor.objective import Objective, costs
 from sartor.pareto import non_dominated_sort
 from sartor.protocols import Artefact, Measurement
 from sartor.recipes.job import Job
+from sartor.recipes.training import Trained
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
 from sartor.trial import Trial
@@ -35,6 +36,7 @@ from sartor.workload import macs, parameters
 __all__ = [
     "Member",
     "complete_member",
+    "exported_front",
     "measure_members",
     "read_entry",
     "read_member",
@@ -56,16 +58,14 @@ class Member:
     artefact: Artefact
 
 
-def write_member(
-    job: Job, folder: Path, arch: Architecture, network: Callable[[], nn.Module], trained: Mapping[str, Any]
-) -> Member:
+def write_member(job: Job, folder: Path, arch: Architecture, made: Callable[[], Trained]) -> Member:
     """Prepare the network of `arch` for the target in `folder`, with its weights; kept where that was done before.
 
-    `network` makes the network when it is needed; `trained` says how it was trained. `export.json`, written last,
-    says that the folder is whole.
+    `made` makes the network when it is needed, and says how. `export.json`, written last, says that the folder is
+    whole.
     """
     if not (folder / "export.json").is_file():
-        net = network()
+        net, trained = made()
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "architecture.json", (arch.to_json() + "\n").encode())
         write_bytes(folder / "weights.safetensors", state_bytes(net))
@@ -257,6 +257,31 @@ def select_front(job: Job, members: Sequence[Member]) -> list[Path]:
             place.parent.mkdir(exist_ok=True)
             member.folder.rename(place)
     return [job.path / "pareto" / n for n in sorted(front, key=lambda n: entries[n]["measurement"]["latency_ms"])]
+
+
+def exported_front(job: Job, members: Sequence[Member]) -> list[Path]:
+    """Form the verified front and export it in every format; a network that refuses one leaves its place to others."""
+    while True:
+        front = select_front(job, members)
+        job.say(f"{len(front)} of {len(members)} are on the verified front; exporting every format")
+        refused = {folder.name for folder in front if not _completed(job, folder)}
+        if not refused:
+            return front
+        places = [job.path / part / member.folder.name for member in members for part in ("pareto", "candidates")]
+        members = [read_member(place) for place in places if place.is_dir() and place.name not in refused]
+
+
+def _completed(job: Job, folder: Path) -> bool:
+    """Whether every format was exported; if not, the network is set aside."""
+    try:
+        complete_member(job, read_member(folder))
+    except ExportError as error:
+        job.say(f"{folder.name} is left out: {error}")
+        aside = job.path / "candidates" / folder.name
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        return False
+    return True
 
 
 def recommend(job: Job, front: Sequence[Path]) -> Path | None:
