@@ -35,6 +35,11 @@ def moody(arch: Architecture) -> float:
             raise MemoryError
 
 
+def scaled(arch: Architecture, budget: float) -> float:
+    """The larger, the smaller the budget."""
+    return total(arch) + 1 / budget
+
+
 def suicidal(arch: Architecture) -> float:
     """Kill the process."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -85,3 +90,8 @@ def stuck(shared: int, other: int) -> int:
     """Never return."""
     threading.Event().wait()
     return shared
+
+
+def unread(shared: int, other: int) -> int:
+    """Stand for data that is not there."""
+    raise FileNotFoundError("no such disk")

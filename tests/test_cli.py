@@ -309,6 +309,16 @@ def test_the_same_search_continues_its_run(options: str, resumed: Callable[..., 
     assert resumed("digits", *options.split())
 
 
+@pytest.mark.parametrize(("options", "warned"), [("", 0), ("--budget 150s", 0), ("--budget 30min", 1)])
+def test_a_budget_that_is_not_used_is_said(
+    options: str, warned: int, resumed: Callable[..., bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resumed("digits", *options.split())
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == warned
+    assert all(f"sartor resume {tmp_path} --budget +TIME" in line for line in said)
+
+
 def test_what_is_spelt_otherwise_is_the_same(resumed: Callable[..., bool], tmp_path: Path) -> None:
     assert resumed("./data/x.npz", data="data/x.npz")
     assert resumed("digits", "--image-size", "32", image_size=32)

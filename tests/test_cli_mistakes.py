@@ -243,7 +243,7 @@ WRONG: dict[str, tuple[Make, str]] = {
     ),
     "resume a record without arguments": (
         with_file("a/run.json", A_RUN, given("resume", "{tmp}/a")),
-        "does not say data",
+        "run.json does not say ",
     ),
     "resume another program's database": (with_foreign_trials, "run.sqlite cannot be read as a trial log"),
     "resume with a bad budget": (given("resume", "{tmp}", "--budget", "+-3min"), "negative"),

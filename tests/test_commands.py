@@ -99,6 +99,14 @@ def test_the_front_is_printed_with_the_best_marked(recipe: Recipe, capsys: pytes
     assert (recipe.folder / "report.html").is_file()
 
 
+def test_without_a_best_network_there_is_none_to_use(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(recipe.folder, "verified")
+    assert not (recipe.folder / "best").exists()
+    assert main(["report", str(recipe.folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "report: " in shown and "next: " not in shown
+
+
 def test_search_may_resume_or_replace_a_run(recipe: Recipe) -> None:
     write_run(recipe.folder)
     assert main(["search", "digits", "--out", str(recipe.folder)]) == 2

@@ -16,25 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sartor import recipes
-from sartor.architecture import Architecture
 from sartor.deploy.parity import ExportError
-from sartor.objective import Objective
 from sartor.oneshot import Supervised
 from sartor.protocols import Measurement
 from sartor.recipes import planning, training, verification
 from sartor.recipes.job import Job
 from sartor.recipes.planning import MIN_STEPS, plan, plan_alone
-from sartor.recipes.profiling import LimitError, spread_samples
+from sartor.recipes.profiling import LimitError, profile, spread_samples
 from sartor.recipes.training import steps_alone
-from sartor.recipes.verification import Member, complete_member, worth_verifying
+from sartor.recipes.verification import Member, complete_member, measure_members
 from sartor.run import Run
 from sartor.targets import load_target
+from sartor.targets.artefacts import TargetError
 from sartor.task import Task, load_task
-from sartor.trial import Trial
 from sartor.workload import macs
 
 HERE = Path(__file__).parent
@@ -341,6 +337,18 @@ def test_refused_networks_are_left_out_and_the_rest_goes_on(tmp_path: Path) -> N
     assert any("refuses" in message for message in messages)
 
 
+def test_a_device_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(artefacts: object) -> None:
+        raise TargetError("board offline")
+
+    job = prepared(tmp_path / "run")
+    monkeypatch.setattr(job.target, "measure", offline)
+    with pytest.raises(TargetError, match="board offline"):
+        profile(job)
+    with pytest.raises(TargetError, match="board offline"):
+        measure_members(job, [], {})
+
+
 def test_a_limit_that_only_the_smallest_meets_is_met(tmp_path: Path) -> None:
     job = prepared(tmp_path / "probe")
     smallest = macs(job.workload(job.space.smallest())) * 1e-6
@@ -364,28 +372,3 @@ def prepared(out: Path) -> Job:
     """A job without limits whose run was only begun."""
     arguments = {"data": "digits", "space": SPACE, "limits": {}, "seed": 0, "threads": 1}
     return Job(Run.create(out, {"arguments": arguments}), load_task("digits"), load_target(TARGET), lambda line: None)
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30), st.integers(1, 12))
-def test_candidates_are_as_many_as_asked_and_keep_both_ends(points: list[tuple[int, int]], count: int) -> None:
-    goals = [Objective("error", len), Objective("latency_ms", len)]
-    trials = [
-        Trial(i, Architecture({"n": i}), {"error": float(e), "latency_ms": float(ms)}, state="done")
-        for i, (e, ms) in enumerate(points)
-    ]
-    chosen = worth_verifying(trials, goals, count)
-    assert len(chosen) == min(count, len(trials)) == len({trial.number for trial in chosen})
-    if count >= 2:
-        assert min(e for e, _ in points) == min(trial.values["error"] for trial in chosen)
-        assert min(ms for _, ms in points) == min(trial.values["latency_ms"] for trial in chosen)
-
-
-def test_candidates_are_the_best_of_each_band_of_latency() -> None:
-    """Four bands, 1 to 1.7, to 2.8, to 4.8 and to 8 ms; the slowest has a place though a faster one has less error."""
-    goals = [Objective("error", len), Objective("latency_ms", len)]
-    values = [(0.5, 1.0), (0.2, 1.9), (0.4, 3.0), (0.3, 3.9), (0.35, 7.0), (0.25, 8.0), (0.6, 6.0)]
-    trials = [
-        Trial(i, Architecture({"n": i}), {"error": error, "latency_ms": ms}, state="done")
-        for i, (error, ms) in enumerate(values)
-    ]
-    assert [trial.number for trial in worth_verifying(trials, goals, 4)] == [0, 1, 3, 5]

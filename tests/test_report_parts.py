@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +16,17 @@ from report_fixture import (
     gates,
     latency,
     sample,
+    write_run,
 )
 from sartor.architecture import Architecture
+from sartor.report import write_report
 from sartor.report.diagram import block_diagram
 from sartor.report.effects import additive_effects
 from sartor.report.figures import latency_axis
 from sartor.report.page import FILTERS
 from sartor.report.progress import Question, progress
+from sartor.report.reading import read_run
+from sartor.report.summary import summarise
 from sartor.space import SearchSpace
 from sartor.trial import Trial
 
@@ -88,6 +94,39 @@ def test_the_diagram_draws_active_choices_only() -> None:
     assert texts[-1] == "10 classes" and rows.index("stem") < rows.index("stages.0")
 
 
+def test_an_index_list_of_blocks_is_told_from_a_count() -> None:
+    depth: tuple[Any, ...] = ((2,), 1, 2)
+    blocks = {f"stages.1.{block}.kernel": (3, 5) for block in range(2)}
+    gates = {f"stages.1.{block}.kernel": ((("stages.1.depth", depth[block + 1 :]),),) for block in range(2)}
+    space = SearchSpace({"stages.1.depth": depth, "stages.1.width": (8, 16), **blocks}, gates)
+    drawn = {}
+    for option in depth:
+        arch = space.canonical({"stages.1.depth": option, "stages.1.width": 16, **dict.fromkeys(blocks, 5)})
+        svg = block_diagram(Architecture.from_json(arch.to_json()), space, "input", "output")
+        drawn[option] = [node.text for node in ElementTree.fromstring(svg).iter("text")]
+    assert drawn[2,] == ["input", "stages.1", "depth", "(2)", "width", "16", "output"], "none of its blocks has choices"
+    assert drawn[2][3] == "2" and [text for text in drawn[2] if text in blocks or text == "kernel"] == ["kernel"] * 2
+
+
+@pytest.mark.parametrize(("shortest", "told"), [([2], True), (1, False)])
+def test_parentheses_are_explained_where_there_are_some(tmp_path: Path, shortest: Any, told: bool) -> None:
+    space = {"name": "mine", "choices": choices() | {"stages.0.depth": [shortest, 2, 3]}, "gates": gates()}
+    page = write_report(write_run(tmp_path / "run", space=space)).read_text(encoding="utf-8")
+    assert page.count("(2) is number 2 alone") == (2 if told else 0), "below the network, and below the effects"
+
+
+def test_a_baseline_that_was_left_out_is_waited_for_only_until_all_is_verified(tmp_path: Path) -> None:
+    begun = summarise(read_run(write_run(tmp_path / "begun", "baselines")))
+    assert "no measured baseline yet: largest, middle, smallest" in begun["missing"]
+    assert not any("Left out" in note for note in begun["notes"])
+    shutil.rmtree(write_run(tmp_path / "done") / "baselines" / "middle")
+    done = summarise(read_run(tmp_path / "done"))
+    assert done["complete"] and any("Left out" in note and "middle" in note for note in done["notes"])
+    shutil.rmtree(write_run(tmp_path / "alone", arguments={"baselines": False}) / "baselines")
+    alone = summarise(read_run(tmp_path / "alone"))
+    assert alone["complete"] and not any("Left out" in note for note in alone["notes"])
+
+
 def test_what_lies_deeper_is_drawn_in_its_block() -> None:
     names = (
         "stages.0.width",
@@ -106,7 +145,7 @@ def test_the_diagram_of_an_unknown_space() -> None:
     arch = Architecture({"a.10.x": 1, "a.2.x": (3, 5), "a.w": 8, "head.w": None, "<b>&": HOSTILE, "zoo.op": "skip"})
     svg = block_diagram(arch, None, "input", "output")
     texts = [node.text or "" for node in ElementTree.fromstring(svg).iter("text")]
-    assert texts.index("a.2") < texts.index("a.10") and "3, 5" in texts and "none" in texts
+    assert texts.index("a.2") < texts.index("a.10") and "(3, 5)" in texts and "none" in texts
     assert texts.index("zoo") < texts.index("head") and any(text.startswith("<b>&") for text in texts)
 
 
@@ -118,7 +157,8 @@ def test_the_diagram_of_an_unknown_space() -> None:
         ("signed", -1.5, "\N{MINUS SIGN}1.50"), ("signed", 2.0, "+2.00"), ("scaled", 950.0, "950"),
         ("scaled", 2_884_000.0, "2.88 M"), ("duration", 74.8, "1 min 15 s"), ("duration", 7.3e3, "2 h 1 min"),
         ("duration", 4.25, "4.2 s"), ("amount", 1_350_000_000, "1.35 billion"), ("amount", 9_000, "9,000"),
-        ("amount", 3 * 10**23, "10\u00b2\u00b3"), ("spoken", True, "yes"), ("spoken", (3, 5.0), "3, 5"),
+        ("amount", 3 * 10**23, "10\u00b2\u00b3"), ("spoken", True, "yes"), ("spoken", [3, 5.0], "3, 5"),
+        ("spoken", (2,), "(2)"), ("spoken", (0, 2), "(0, 2)"), ("spoken", 2, "2"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_plainly(name: str, value: Any, text: str) -> None:

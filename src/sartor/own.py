@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["absolute", "is_own", "load_own"]
+__all__ = ["absolute", "content_digest", "is_own", "load_own"]
 
 
 def is_own(text: str) -> bool:
@@ -24,6 +24,11 @@ def absolute(text: str) -> str:
         return text
     place, _, name = text.rpartition(":")
     return f"{Path(place).absolute()}:{name}"
+
+
+def content_digest(text: str) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 of the file that ``path.py:Class`` names."""
+    return hashlib.sha256(Path(text.rpartition(":")[0]).read_bytes()).hexdigest()[:12]
 
 
 def load_own(text: str, kind: str) -> type:

@@ -200,12 +200,11 @@ def _work(pipe: Connection, payload: bytes) -> None:
     pipe.send(None)
     with suppress(EOFError, OSError):
         while True:
+            call = pipe.recv_bytes()
             answer: tuple[bool, Any]
             try:
-                fn, args, kwargs = pickle.loads(pipe.recv_bytes())
+                fn, args, kwargs = pickle.loads(call)
                 answer = True, fn(shared, *args, **kwargs)
-            except (EOFError, OSError):
-                raise
             except BaseException as error:
                 answer = False, RuntimeError(f"{type(error).__name__}: {error}")
             pipe.send(answer)

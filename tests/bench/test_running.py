@@ -8,6 +8,7 @@ import signal as signals
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,38 @@ def test_a_taken_folder_and_another_problem_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was started with objectives"):
         bench(toy((SIGNAL, COST)), [RANDOM], queries=3, seeds=1, out=out, resume=True)
     bench(toy((SIGNAL, COST)), [RANDOM], queries=3, seeds=1, out=out, force=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (Entry("evolution", "random_search"), "source 'sartor regularized_evolution', and 'sartor random_search' is"),
+        (
+            Entry("evolution", "regularized_evolution", settings={"population": 6, "tournament": 2}),
+            "setting population 5",
+        ),
+        (Entry("evolution", RegularizedEvolution, settings={"population": 5, "tournament": 2}), "with source"),
+        (Entry("Evolution", "regularized_evolution", settings=dict(EVOLUTION.settings)), "with name 'evolution'"),
+    ],
+)
+def test_an_entry_goes_on_as_it_was_even_after_it_was_left_out(tmp_path: Path, changed: Entry, told: str) -> None:
+    out = tmp_path / "out"
+    bench(toy(), [RANDOM, EVOLUTION], queries=3, seeds=1, out=out)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=told):
+            bench(toy(), [RANDOM, changed], queries=3, seeds=1, out=out, resume=True)
+        bench(toy(), [RANDOM], queries=4, seeds=1, out=out, resume=True)
+    bench(toy(), [EVOLUTION, RANDOM], queries=4, seeds=1, out=out, resume=True)
+    assert read_record(out)["left_out"] == []
+
+
+def test_other_cheaper_trainings_are_another_problem(tmp_path: Path) -> None:
+    cheaper = [replace(toy(), arguments={"fidelities": {share: "cifar10_val12"}}) for share in ("0.06", "0.1")]
+    for begun, asked in ((cheaper[0], cheaper[1]), (cheaper[0], toy()), (toy(), cheaper[0])):
+        bench(begun, [RANDOM], queries=2, seeds=1, out=tmp_path / "out", force=True)
+        with pytest.raises(ValueError, match="was started with fidelities"):
+            bench(asked, [RANDOM], queries=2, seeds=1, out=tmp_path / "out", resume=True)
+        bench(begun, [RANDOM], queries=2, seeds=1, out=tmp_path / "out", resume=True)
 
 
 @pytest.mark.parametrize("counts", [{"queries": 0}, {"seeds": 0}, {"workers": 0}])
@@ -154,6 +187,8 @@ def test_a_strategy_that_knows_its_budget_is_given_it_and_starts_anew_with_anoth
     )
     bench(toy(), [entry, RANDOM], queries=6, seeds=1, out=out)
     bench(toy(), [entry, RANDOM], queries=9, seeds=1, out=out, resume=True)
+    with pytest.raises(ValueError, match=r"'aware' of .* with setting queries None, and 9 is"):
+        bench(toy(), [Entry("aware", Aware, settings={"queries": 9})], queries=9, seeds=1, out=out, resume=True)
     assert len(archs(out, "aware@6", 0)) == 6 and len(archs(out, "aware@9", 0)) == 9
     assert len(archs(out, "random_search", 0)) == 9
 
@@ -164,6 +199,10 @@ def test_ones_own_file_takes_part_by_its_class(tmp_path: Path) -> None:
     (entry,) = named_entries([f"{path}:Mine"], tuned={"Mine": "CIFAR-10, 20 queries"})
     assert entry.name == "Mine" and entry.tuned == "CIFAR-10, 20 queries"
     bench(toy(), [entry], queries=3, seeds=1, out=tmp_path / "out")
+    bench(toy(), [entry], queries=3, seeds=2, out=tmp_path / "out", resume=True)
+    path.write_text(path.read_text() + "    more = 1\n")
+    with pytest.raises(ValueError, match=r"entry 'Mine' of .* was started with digest"):
+        bench(toy(), [entry], queries=3, seeds=3, out=tmp_path / "out", resume=True)
 
 
 def test_mistakes_with_entries_are_told() -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from sartor import names
 from sartor.objective import Objective
-from sartor.own import absolute, is_own
+from sartor.own import absolute, content_digest, is_own
 from sartor.protocols import Strategy
 from sartor.space import SearchSpace
 from sartor.trial import TrialLog
@@ -74,10 +74,12 @@ class Entry:
         repeatable = isinstance(self.strategy, str) and all(_plain(one) == one for one in self.settings.values())
         settings = {**self._defaults(), **self._budget(queries), **self.settings}
         own = not isinstance(self.strategy, str) or is_own(self.strategy)
+        file = {"digest": content_digest(self.strategy)} if isinstance(self.strategy, str) and own else {}
         return {
             "name": self.name,
             "source": self._source(),
             "given": absolute(str(self.strategy)) if repeatable else None,
+            **file,
             "folder": self.folder(queries),
             "settings": {name: _plain(value) for name, value in settings.items()},
             "changed": sorted(self.settings),

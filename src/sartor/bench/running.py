@@ -17,7 +17,7 @@ from typing import Any
 
 import sartor
 from sartor.atomic import write_json
-from sartor.bench.entries import Entry, check_entries
+from sartor.bench.entries import Entry, check_entries, folder_name
 from sartor.bench.problem import Problem
 from sartor.objective import Objective
 from sartor.processes import ProcessExecutor
@@ -65,7 +65,7 @@ def bench(
 
     workers: processes at once; 1 runs here, without a process, and then needs nothing that can be pickled.
     resume: continue what is in `out`. Finished seeds are not run again, half ones go on where they stopped; there
-        may be more entries, seeds or queries than before.
+        may be more entries, seeds or queries than before, but no other problem, and no entry that is another one.
     force: replace what is in `out`.
     progress: called with each seed that ended.
 
@@ -143,6 +143,7 @@ def described(problem: Problem) -> dict[str, Any]:
         "choices": {name: len(options) for name, options in problem.space.choices.items()},
         "constrained": problem.space.constraint is not None,
         "notes": list(problem.notes),
+        **({"fidelities": dict(cheaper)} if (cheaper := problem.arguments.get("fidelities")) else {}),
     }
 
 
@@ -168,14 +169,45 @@ def _continue(run: Run, problem: Problem, entries: Sequence[Entry], queries: int
     if run.record.get("kind") != KIND or before is None:
         raise ValueError(f"{run.path} holds a run that is no scoreboard: name another folder")
     now = json.loads(json.dumps(described(problem)))
-    for key, value in now.items():
-        if before.get(key) != value:
+    for key in dict.fromkeys([*now, *before]):
+        if before.get(key) != now.get(key):
             raise ValueError(
-                f"{run.path} was started with {key} {before.get(key)!r}, and {value!r} is asked for now: "
+                f"{run.path} was started with {key} {before.get(key)!r}, and {now.get(key)!r} is asked for now: "
                 "continue it as it was, or replace it with force"
             )
     record = _record(problem, entries, queries, seeds)
-    run.update({key: record[key] for key in ("queries", "seeds", "known", "entries", "environment")})
+    record["left_out"] = _left_out(run, json.loads(json.dumps(record["entries"])))
+    run.update({key: record[key] for key in ("queries", "seeds", "known", "entries", "left_out", "environment")})
+
+
+def _left_out(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Check that entries with trials are those that made them; return the others that have trials.
+
+    Raises ValueError for an entry that is another one now: its seeds would be of two kinds.
+    """
+    asked = {_place(one): one for one in entries}
+    known = {_place(one): one for one in [*run.record.get("left_out", []), *run.record["entries"]]}
+    for place in asked.keys() & known.keys():
+        before, now = _decisive(known[place]), _decisive(asked[place])
+        for key in dict.fromkeys([*now, *before]):
+            if before.get(key) != now.get(key):
+                raise ValueError(
+                    f"entry {now['name']!r} of {run.path} was started with {key} {before.get(key)!r}, and "
+                    f"{now.get(key)!r} is asked for now: give it another name, or replace the run with force"
+                )
+    return [one for place, one in known.items() if place not in asked]
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    """Return what tells the folder of an entry's trials from others, whatever its budget."""
+    return folder_name(entry["name"]).lower()
+
+
+def _decisive(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides an entry's trials; not the budget that it is told, for each has a folder of its own."""
+    told = {} if "queries" in entry["changed"] else {"queries"}
+    settings = {f"setting {name}": value for name, value in entry["settings"].items() if name not in told}
+    return {**{key: entry.get(key) for key in ("name", "source", "given", "digest")}, **settings}
 
 
 # ---- one seed ---------------------------------------------------------------------------------------

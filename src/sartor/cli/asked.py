@@ -44,8 +44,7 @@ def check_same(run: Path, context: typer.Context) -> None:
         raise ValueError(_told(run, "data", recorded.get("data"), context.params["data"]))
     limits = recorded.get("limits") or {}
     for name in (*_LIMITS, *_OTHERS):
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
+        if not _is_written(context, name):
             continue
         before = limits.get(_LIMITS[name][0]) if name in _LIMITS else recorded.get(_RECORDED_AS.get(name, name))
         now = context.params[name]
@@ -55,6 +54,22 @@ def check_same(run: Path, context: typer.Context) -> None:
             now = absolute(now)  # as it is recorded
         if before != now:
             raise ValueError(_told(run, f"--{name.replace('_', '-')}", _shown(name, before), _shown(name, now)))
+
+
+def unused_budget(run: Path, context: typer.Context) -> str:
+    """Return a warning if the user wrote another budget than `run` was started with; "" otherwise."""
+    recorded = _recorded(run)
+    if not recorded or not _is_written(context, "budget") or context.params["budget"] == recorded.get("budget_s"):
+        return ""
+    return (
+        f"warning: --budget is not used, for {run} goes on with the work that it was started with; "
+        f"for more time, `sartor resume {run} --budget +TIME`"
+    )
+
+
+def _is_written(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _recorded(run: Path) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ import typer
 import sartor
 from sartor import names
 from sartor.cli import arguments as given
-from sartor.cli.asked import check_same
+from sartor.cli.asked import check_same, unused_budget
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,6 +90,8 @@ def search(
     names.check("strategies", strategy)
     if _may_write(out, resume=resume, force=force):
         check_same(out, context)
+        if warning := unused_budget(out, context):
+            _say(warning)
         _continue(out, None)
         return
 

@@ -26,7 +26,7 @@ _LIMITS: Mapping[str, Callable[[float], str]] = {
 
 
 def print_front(console: Console, record: Record, folder: Path, report: Path) -> None:
-    """Print the verified front of a run, where its report is, and what to do next."""
+    """Print the verified front of a run, where its report is, and what to do with the best network, if any."""
     target = str(record.part("target").get("name", ""))
     members = [(network, found) for network in record.front if (found := network.on(target)) is not None]
     members.sort(key=lambda member: member[1].latency_ms)
@@ -37,7 +37,8 @@ def print_front(console: Console, record: Record, folder: Path, report: Path) ->
     if record.why:
         console.print(f"{_BEST} best: {record.why.partition(chr(10))[0]}", markup=False)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
-    console.print(f"next: python {folder / 'best' / 'use.py'} IMAGE", markup=False, soft_wrap=True)
+    if record.best is not None:
+        console.print(f"next: python {folder / 'best' / 'use.py'} IMAGE", markup=False, soft_wrap=True)
 
 
 def _front(members: Sequence[tuple[Network, Measured]], best: object) -> Table:

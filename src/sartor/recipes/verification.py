@@ -133,6 +133,8 @@ def measure_members(
     try:
         measured = job.target.measure(artefacts)
     except TargetError as error:
+        if not error.measurements:  # the device itself failed, no single network
+            raise
         measured = error.measurements
         job.say(f"{job.target.name} refuses {len(error.reasons)} networks: {next(iter(error.reasons.values()))}")
     ran = [(member, found) for member, found in zip(members, measured, strict=True) if found is not None]

@@ -205,11 +205,12 @@ def _setting(setting: Setting, x: int, y: int, width: int) -> str:
 
 
 def spoken(option: object) -> str:
-    """Return an option as a reader would say it."""
+    """Return an option as a reader would say it; an index list in parentheses, as (2) is not the number 2."""
     if option is None or isinstance(option, bool):
         return {True: "yes", False: "no", None: "none"}[option]
     if isinstance(option, list | tuple):
-        return ", ".join(map(spoken, option))
+        listed = ", ".join(map(spoken, option))
+        return f"({listed})" if isinstance(option, tuple) else listed
     return f"{option:g}" if isinstance(option, float) else str(option)
 
 

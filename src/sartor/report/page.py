@@ -61,6 +61,7 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) 
         name=record.name,
         diagram=_diagram(record, summary),
         shown=SHOWN,
+        listed=_has_index_list(record),
         reach=_reach(summary),
         facts=_facts(record, summary),
         command=_command(record),
@@ -79,6 +80,11 @@ def _diagram(record: Record, summary: Json) -> Markup | None:
     classes = summary["asked"]["classes"]
     arch: Architecture = record.best.arch
     return Markup(block_diagram(arch, record.space, source, f"{classes:.0f} classes" if classes else "output"))
+
+
+def _has_index_list(record: Record) -> bool:
+    options = record.space.choices.values() if record.space else ()
+    return any(isinstance(option, tuple) for each in options for option in each)
 
 
 def _reach(summary: Json) -> dict[str, float]:

@@ -251,14 +251,19 @@ def _missing(record: Record) -> list[str]:
         lacking.append(f"training has logged {trained:,} of {steps:,.0f} steps")
     if "search" not in stages and len(record.trials) < max(trials, 1):
         lacking.append(f"the search has told {len(record.trials):,} of {trials:,.0f} trials")
-    absent = [name for name in BASELINES if name not in {one.name for one in record.baselines}]
-    if absent and record.part("arguments").get("baselines", True):
+    if (absent := _absent(record)) and "verify" not in stages:
         lacking.append(f"no measured baseline yet: {', '.join(absent)}")
     if not record.front and "verify" not in stages:
         lacking.append("no network is verified yet")
     if record.best is None and "verify" not in stages:
         lacking.append("no network is recommended yet")
     return lacking
+
+
+def _absent(record: Record) -> list[str]:
+    """Return the baselines that were asked for and are not measured."""
+    asked = BASELINES if record.part("arguments").get("baselines", True) else ()
+    return [name for name in asked if name not in {one.name for one in record.baselines}]
 
 
 def _notes(record: Record, front: Sequence[Json], baselines: Sequence[Json]) -> list[str]:
@@ -274,6 +279,8 @@ def _notes(record: Record, front: Sequence[Json], baselines: Sequence[Json]) -> 
         )
     if "verify" in record.part("stages") and not front:
         notes.append("No network kept the limits when it was measured: loosen the limits, or widen the space.")
+    if "verify" in record.part("stages") and (absent := _absent(record)):
+        notes.append(f"Left out, since training diverged or the target refused: the baselines {', '.join(absent)}.")
     outside = [row["name"] for row in front if row["within_limit"] is False]
     if outside:
         of = f"{len(outside)} of {len(front)}"
