@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup
 
 demo: $(STAMP)
 	@if [ -f runs/demo/run.json ]; then resume=--resume; fi; \
-	$(BIN)/sartor search digits --target onnxruntime --latency 0.1ms --budget 175s --out runs/demo $$resume
+	$(BIN)/sartor search digits --target onnxruntime --latency 0.1ms --budget 170s --out runs/demo $$resume
 
 test: check
 	@$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not target"
