@@ -246,3 +246,11 @@ def test_wrong_bundles(write: Write, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file: remove it"):
         bundle._check(tmp_path / "file", ARCH, noise(1), CLASSES)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--torch",)])
+def test_the_script_says_how_it_is_used(write: Write, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, str(write().folder / "use.py"), *arguments]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "python use.py [--torch] IMAGE" in ended.stderr and "Traceback" not in ended.stderr

@@ -96,7 +96,7 @@ def _tests(entries: int, seeds: int) -> Item:
         return Item(
             asked,
             "not met",
-            f"{seeds} seeds are too few for {pairs} pairs: the smallest p-value that a pair can have is "
+            f"{seeds} seeds are too few for the pairs compared, {pairs}: the smallest p-value that one can have is "
             f"{smallest_p(seeds):.2g}, which none keeps below 0.05 after Holm's correction.",
         )
     return Item(

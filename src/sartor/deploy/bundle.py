@@ -38,6 +38,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 {imports}
+if sys.argv[-1].startswith("--") or len(sys.argv) < 2:
+    sys.exit(__doc__)
 here = Path(__file__).resolve().parent
 p = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
 {pixels}
