@@ -195,7 +195,8 @@ def test_the_check_list_says_what_is_not_met(folder: Path) -> None:
     assert few["Enough seeds, with spread"] == "not met"
     assert few["Corrected tests"] == "met", "of one pair"
     three = {item["asked"]: item["answer"] for item in checklist(record, [row] * 3, 5, 20)}
-    assert "5 seeds are too few for the pairs compared, 3" in three["Corrected tests"] and "0.062" in three["Corrected tests"]
+    tests = three["Corrected tests"]
+    assert "5 seeds are too few for the pairs compared, 3" in tests and "0.062" in tests
     unequal = {i["asked"]: i for i in checklist(record, [row | {"budget": 7.0}, row | {"name": "b"}], 30, 20)}[
         "Equal budgets"
     ]
