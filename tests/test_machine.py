@@ -52,10 +52,10 @@ def test_the_load_average_decides_where_nothing_else_is_known(monkeypatch: pytes
 
 def test_memory_growth_is_seen_at_its_peak() -> None:
     with growth() as grown:
-        block = torch.ones(5_000_000)
+        block = torch.ones(12_500_000)  # 50 MB, more than an allocator ever takes from pages that it holds
         del block
     if grown.mb is not None:
-        assert 15 < grown.mb < 40
+        assert 45 < grown.mb < 80
 
 
 def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
