@@ -1,6 +1,7 @@
 """Samplers of Optuna on a table, one process, for `benchmarks/peer.py`: a JSON request in, a JSON answer out.
 
-Categorical variables, ask and tell. Networks without a value are failed trials, which cost nothing.
+Categorical variables, ask and tell. Networks without a value cost nothing. They are failed trials for NSGA-II; TPE
+would forget those and ask for them again, hundreds of times, so it is told the worst of all values.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ def searched(values: Any, request: dict[str, Any], seed: int, folder: str) -> di
         directions=["minimize"] * objectives, sampler=SAMPLERS[request["algorithm"]](request, seed), storage=storage
     )
     start = time.process_time()
+    worst = np.nanmax(values.reshape(-1, objectives), axis=0).tolist()
     found: list[list[int]] = []
     for _ in range(20 * request["queries"]):
         trial = study.ask()
         choice = [trial.suggest_categorical(name, counts) for name, counts in names.items()]
         row = values[tuple(choice)]
         if np.isnan(row).any():
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if request["algorithm"] == "tpe":
+                study.tell(trial, worst)
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
         study.tell(trial, row.tolist())
         found.append(choice)
