@@ -31,6 +31,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "calibration",
         "encodings",
         "gates",
+        "limits",
         "objective",
         "own",
         "pareto",
