@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from sartor.choice import Choice
 from sartor.nn import BatchNorm2d, Conv2d, Linear, Repeat
 from sartor.protocols import Artefact, Measurement
 from sartor.targets.artefacts import TargetError
-from sartor.workload import macs, trace
+from sartor.workload import macs, parameters, trace
 
 LARGEST_MS = 0.02
 
@@ -56,6 +57,29 @@ class CountingTarget:
     def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
         """Read the counts back."""
         return [_measurement(json.loads(artefact.path.read_text()) * 1e-6) for artefact in artefacts]
+
+
+class ParameterTarget(CountingTarget):
+    """Another device, which takes a nanosecond for each parameter, and a microjoule and a kilobyte with it."""
+
+    name = "parameters"
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what decides a measurement here."""
+        return {"processor": "parameters", "threads": str(self.threads)}
+
+    def prepare(
+        self, model: nn.Module, example: tuple[Tensor, ...], calibration: Sequence[Tensor], path: Path
+    ) -> Artefact:
+        """Write the count into a file."""
+        file = path / "model.parameters"
+        file.write_text(json.dumps(parameters(trace(model, *example))))
+        return Artefact(file, tuple(example[0].shape), (file,))
+
+    def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
+        """Read the counts back."""
+        found = [1e-3 * json.loads(artefact.path.read_text()) for artefact in artefacts]
+        return [replace(_measurement(one), energy_mj=one, memory_mb=one) for one in found]
 
 
 class PickyTarget(CountingTarget):

@@ -147,7 +147,7 @@ def run_json(stages: Mapping[str, float]) -> dict[str, Any]:
             "warnings": [],
         },
         "space": {"name": "mobilenet", "size": 1_350_000_000, "choices": choices(), "gates": gates()},
-        "target": {"name": TARGET, "fingerprint": FINGERPRINT},
+        "targets": [{"name": TARGET, "fingerprint": FINGERPRINT}],
         "environment": {
             "python": "3.11.9",
             "torch": "2.13.0",

@@ -17,6 +17,7 @@ import pytest
 import sartor
 from sartor import names, recipes
 from sartor.cli import UsageError, arguments, commands, main, parse
+from sartor.cli.asked import limits_of
 from sartor.deploy.parity import ExportError
 from sartor.run import Run
 from sartor.targets.artefacts import TargetError
@@ -84,9 +85,13 @@ def test_list_names_every_family(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_arguments_arrive_in_the_units_of_the_recipe() -> None:
     line = "search digits --latency 200us --size 2MB --macs 10M --params 1k --budget 1h30min --out runs/x"
+    line += " --latency torch=2ms --energy torch=5mJ --memory 20MB"
     found = parse(line.split()).params
-    assert (found["latency"], found["size"], found["macs"], found["params"]) == (0.2, 2_000_000, 1e7, 1000.0)
-    assert (found["budget"], found["out"], found["target"]) == (5400.0, Path("runs/x"), "onnxruntime")
+    assert limits_of(found) == {
+        "latency_ms": 0.2, "latency_ms@torch": 2.0, "energy_mj@torch": 5.0, "memory_mb": 20.0, "size_bytes": 2e6,
+        "macs": 1e7, "params": 1e3,
+    }  # fmt: skip
+    assert (found["budget"], found["out"], found["target"]) == (5400.0, Path("runs/x"), ())
     assert parse(["resume", "runs/x", "--budget", "+3min"]).params["budget"] == 180.0
 
 
@@ -276,7 +281,8 @@ def test_a_search_that_never_began_is_not_resumed(
 
 
 STARTED = {
-    "data": "digits", "given": False, "target": "onnxruntime", "limits": {"latency_ms": 0.2}, "budget_s": 150.0,
+    "data": "digits", "given": False, "target": ["onnxruntime"], "limits": {"latency_ms": 0.2}, "budget_s": 150.0,
+    "limit_as": "hard",
     "steps": None, "trials": None, "space": "mobilenet", "strategy": "nsga2", "seed": 0, "threads": 1,
     "trial_timeout_s": None, "image_size": [24, 32],
 }  # fmt: skip
@@ -336,6 +342,9 @@ def test_what_is_spelt_otherwise_is_the_same(resumed: Callable[..., bool], tmp_p
         ("digits --latency 0.3ms", "with --latency 0.2ms, and 0.3ms is"),
         ("digits --size 2MB --seed 4", "without --size, and 2000000B is"),
         ("digits --macs 10M", "without --macs, and 10000000 is"),
+        ("digits --latency 0.2ms --latency onnxruntime=1ms", "and 0.2ms and onnxruntime=1ms is"),
+        ("digits --target torch", "with --target onnxruntime, and torch is"),
+        ("digits --limit-as penalty", "with --limit-as hard, and penalty is"),
         ("digits --seed 3", "with --seed 0, and 3 is"),
         ("digits --space mobilenet --strategy random_search", "with --strategy nsga2, and random_search is"),
         ("digits --steps 9 --trials 9", "without --steps, and 9 is"),

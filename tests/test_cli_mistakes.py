@@ -90,16 +90,16 @@ def a_database() -> bytes:
 def before_its_search(tmp: Path) -> None:
     """Leave a run in `a` that was stopped while it trained, with made-up latencies of three networks."""
     arguments = {
-        "data": "digits", "given": False, "target": "onnxruntime", "limits": {}, "budget_s": None, "steps": 1,
+        "data": "digits", "given": False, "target": ["onnxruntime"], "limits": {}, "budget_s": None, "steps": 1,
         "trials": 1, "space": "mobilenet", "strategy": "random_search", "seed": 0, "threads": 1,
         "trial_timeout_s": None, "image_size": None,
     }  # fmt: skip
     plan = {"steps": 1, "finetune_steps": 0, "batch_size": 8, "trials": 1, "verified": 1, "training_threads": 1}
     target = load_target("onnxruntime", threads=1)
     device = {"name": target.name, "fingerprint": target.fingerprint()}
-    record = {"arguments": arguments, "plan": plan, "space": {}, "task": {}, "target": device}
+    record = {"arguments": arguments, "plan": plan, "space": {}, "task": {}, "targets": [device]}
     with Run.create(tmp / "a", record) as run:
-        archs = Job(run, load_task("digits", seed=0), target, print).hand_made().values()
+        archs = Job(run, load_task("digits", seed=0), (target,), print).hand_made().values()
         with run.stage("profile"):
             measured = [(arch, measurement(0.1 * i)) for i, arch in enumerate(archs, start=1)]
             CostStore(tmp / "a" / "latency.costs").add(target.fingerprint(), measured)

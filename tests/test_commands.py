@@ -56,9 +56,11 @@ def test_search_hands_over_what_was_asked(recipe: Recipe, capsys: pytest.Capture
     recipe.called.pop("on_progress")("training")
     assert recipe.called == {
         "subject": "digits",
-        "target": "onnxruntime",
+        "target": ["onnxruntime"],
         "out": recipe.folder,
         "limits": {"latency_ms": 0.2, "size_bytes": 2e6},
+        "limit_as": "hard",
+        "weights": None,
         "budget_s": 90.0,
         "steps": None,
         "trials": None,
@@ -155,7 +157,7 @@ def printed(record: Record) -> str:
 
 def record(*found: Measured) -> Record:
     networks = [Network(f"{i:012x}", Architecture({"i": i}), (one,)) for i, one in enumerate(found)]
-    run = {"target": {"name": "onnxruntime"}}
+    run = {"targets": [{"name": "onnxruntime"}]}
     return Record("a", run, front=tuple(networks), best=networks[0] if networks else None, why="It is best.")
 
 

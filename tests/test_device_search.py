@@ -21,7 +21,7 @@ from sartor import recipes
 from sartor.deploy.parity import ExportError
 from sartor.oneshot import Supervised
 from sartor.protocols import Measurement
-from sartor.recipes import planning, training, verification
+from sartor.recipes import fronts, planning, training
 from sartor.recipes.job import Job
 from sartor.recipes.planning import MIN_STEPS, plan, plan_alone
 from sartor.recipes.profiling import LimitError, profile, spread_samples
@@ -146,7 +146,7 @@ def test_a_run_does_not_go_on_with_other_data(finished: Path, tmp_path: Path) ->
 def test_a_run_does_not_go_on_with_another_device(finished: Path, tmp_path: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     (tmp_path / "run").mkdir()
-    record["target"]["fingerprint"]["processor"] = "abacus"
+    record["targets"][0]["fingerprint"]["processor"] = "abacus"
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"another target \(processor was abacus, is counting\)"):
         recipes.resume(tmp_path / "run")
@@ -216,7 +216,7 @@ def test_a_network_that_cannot_be_exported_is_left_out_and_the_rest_is_recommend
             raise ExportError("the second exporter refuses it")
         complete_member(job, member)
 
-    monkeypatch.setattr(verification, "complete_member", complete)
+    monkeypatch.setattr(fronts, "complete_member", complete)
     messages: list[str] = []
     arguments = {**SMALL, "baselines": False, "on_progress": messages.append}
     with recipes.search_for_device("digits", out=tmp_path / "run", **arguments) as run:
@@ -371,4 +371,4 @@ def test_without_a_limit_the_fastest_within_one_standard_error_is_recommended(tm
 def prepared(out: Path) -> Job:
     """A job without limits whose run was only begun."""
     arguments = {"data": "digits", "space": SPACE, "limits": {}, "seed": 0, "threads": 1}
-    return Job(Run.create(out, {"arguments": arguments}), load_task("digits"), load_target(TARGET), lambda line: None)
+    return Job(Run.create(out, {"arguments": arguments}), load_task("digits"), (load_target(TARGET),), lambda line: None)

@@ -218,7 +218,7 @@ def test_a_bad_run_json_is_one_clear_line(tmp_path: Path, content: str | None, s
             "plan": [],
             "objectives": "error",
             "space": 3,
-            "target": "x",
+            "targets": ["x"],
             "stages": [1],
             "command": 5,
         },

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sartor.architecture import Architecture
 from sartor.objective import Objective
-from sartor.recipes.verification import worth_verifying
+from sartor.recipes.searching import worth_verifying
 from sartor.trial import Trial
 
 

@@ -23,6 +23,7 @@ _SIZE = {
     "mib": str(1 << 20),
     "gib": str(1 << 30),
 }
+_ENERGY = {"uj": "0.001", "µj": "0.001", "μj": "0.001", "mj": "1", "j": "1000"}
 _COUNT = {"": "1", "k": "1000", "m": "1000000", "g": "1000000000", "b": "1000000000", "t": "1000000000000"}
 _DURATION = {
     "d": "86400",
@@ -42,6 +43,11 @@ _PART = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)\s*", re.IGNORECASE)
 def parse_latency(text: str) -> float:
     """Return a latency such as "200us", "1.5ms", "0.2 ms" or "2s" in milliseconds."""
     return _quantity(text, "latency", _LATENCY, "ns, us, ms or s", "0.2ms")
+
+
+def parse_energy(text: str) -> float:
+    """Return an energy such as "500uJ", "1.5mJ" or "2J" in millijoules."""
+    return _quantity(text, "energy", _ENERGY, "uJ, mJ or J", "5mJ")
 
 
 def parse_size(text: str) -> int:
@@ -81,6 +87,11 @@ def parse_duration(text: str) -> float:
 def format_latency(milliseconds: float, digits: int = 3) -> str:
     """Return milliseconds as "200 us", "1.5 ms" or "2 s", to `digits` significant digits."""
     return _format(milliseconds, (("us", "0.001"), ("ms", "1"), ("s", "1000")), digits)
+
+
+def format_energy(millijoules: float, digits: int = 3) -> str:
+    """Return millijoules as "200 uJ", "1.5 mJ" or "2 J", to `digits` significant digits."""
+    return _format(millijoules, (("uJ", "0.001"), ("mJ", "1"), ("J", "1000")), digits)
 
 
 def format_size(size: float, digits: int = 3) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -28,16 +29,57 @@ class ImageSize(NamedTuple):
         return cls(*sides)
 
 
-_TARGET = "Where it will run: onnxruntime, onnxruntime:int8, torch or path.py:Class."
+class Limit(NamedTuple):
+    """A limit of all targets, or of the one that is named."""
+
+    target: str
+    value: float
+
+    @classmethod
+    def reader(cls, parse: Callable[[str], float]) -> Callable[[str], Limit]:
+        """Return what reads "2ms" or "openvino:int8=2ms"."""
+
+        def read(text: str) -> Limit:
+            target, equals, value = text.rpartition("=")
+            if equals and not target:
+                raise ValueError(f"limit {text!r} names no target; expected a value or TARGET=VALUE, as torch={value}")
+            return cls(target, parse(value))
+
+        return read
+
+
+_TARGET = "Where it will run, of `sartor list targets`, remote:COMMAND or path.py:Class"
 
 Data = Annotated[str, Argument(metavar="DATA", help="digits, an .npz or IDX file, a folder, or a data set id.")]
 Out = Annotated[Path, Option(metavar="RUN", help="The run folder to write, as runs/first.")]
-Target = Annotated[str, Option(metavar="NAME", help=_TARGET)]
+Target = Annotated[str, Option(metavar="NAME", help=f"{_TARGET}.")]
+Targets = Annotated[list[str] | None, Option("--target", metavar="NAME", help=f"{_TARGET}; may repeat.")]
 Latency = Annotated[
-    float | None, Option(metavar="TIME", parser=units.parse_latency, help="Limit of the latency, such as 0.2ms.")
+    list[Limit] | None,
+    Option(
+        metavar="TIME",
+        parser=Limit.reader(units.parse_latency),
+        help="Limit of the latency, such as 0.2ms; of one target alone, as torch=2ms.",
+    ),
+]
+Energy = Annotated[
+    list[Limit] | None,
+    Option(metavar="ENERGY", parser=Limit.reader(units.parse_energy), help="Limit per inference, such as 5mJ."),
+]
+Memory = Annotated[
+    list[Limit] | None,
+    Option(metavar="BYTES", parser=Limit.reader(units.parse_size), help="Limit of the peak memory, such as 20MB."),
 ]
 Size = Annotated[
-    int | None, Option(metavar="BYTES", parser=units.parse_size, help="Limit of the exported file, such as 2MB.")
+    list[Limit] | None,
+    Option(metavar="BYTES", parser=Limit.reader(units.parse_size), help="Limit of the exported file, such as 2MB."),
+]
+LimitAs = Annotated[
+    Literal["hard", "penalty", "exponent", "lagrangian", "pareto"],
+    Option("--limit-as", help="How the search takes limits; the verdict is measured all the same."),
+]
+Weights = Annotated[
+    Path | None, Option(metavar="RUN", help="Take the shared weights of an earlier run instead of training.")
 ]
 Macs = Annotated[
     float | None,

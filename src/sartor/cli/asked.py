@@ -13,9 +13,20 @@ import typer
 
 from sartor.own import absolute
 
-_LIMITS = {"latency": ("latency_ms", "ms"), "size": ("size_bytes", "B"), "macs": ("macs", ""), "params": ("params", "")}
+_LIMITS = {
+    "latency": ("latency_ms", 1.0, "ms"),
+    "energy": ("energy_mj", 1.0, "mJ"),
+    "memory": ("memory_mb", 1e-6, "MB"),
+    "size": ("size_bytes", 1.0, "B"),
+    "macs": ("macs", 1.0, ""),
+    "params": ("params", 1.0, ""),
+}
+"""The options that are limits: the name that the record has, its value for 1 of the option's, and its unit."""
+
 _OTHERS = (
     "target",
+    "limit_as",
+    "weights",
     "steps",
     "trials",
     "trial_timeout",
@@ -27,6 +38,16 @@ _OTHERS = (
     "threads",
 )
 _RECORDED_AS = {"trial_timeout": "trial_timeout_s"}
+
+
+def limits_of(params: Mapping[str, Any]) -> dict[str, float]:
+    """Return the limits that were written, by the names that a search has for them."""
+    found: dict[str, float] = {}
+    for option, (name, scale, _) in _LIMITS.items():
+        given = params.get(option)
+        for target, value in [("", given)] if isinstance(given, float) else given or ():
+            found[f"{name}@{target}" if target else name] = float(value) * scale
+    return found
 
 
 def check_same(run: Path, context: typer.Context) -> None:
@@ -42,16 +63,23 @@ def check_same(run: Path, context: typer.Context) -> None:
         return
     if not recorded.get("given") and not _same_data(recorded.get("data"), context.params["data"]):
         raise ValueError(_told(run, "data", recorded.get("data"), context.params["data"]))
-    limits = recorded.get("limits") or {}
-    for name in (*_LIMITS, *_OTHERS):
+    limits, asked = recorded.get("limits") or {}, limits_of(context.params)
+    for name in _LIMITS:
+        same = [{key: one for key, one in each.items() if _option_of(key) == name} for each in (limits, asked)]
+        if _is_written(context, name) and same[0] != same[1]:
+            raise ValueError(_told(run, f"--{name}", _limits_shown(same[0]), _limits_shown(same[1])))
+    for name in _OTHERS:
         if not _is_written(context, name):
             continue
-        before = limits.get(_LIMITS[name][0]) if name in _LIMITS else recorded.get(_RECORDED_AS.get(name, name))
-        now = context.params[name]
+        before, now = recorded.get(_RECORDED_AS.get(name, name)), context.params[name]
         if name == "image_size":
             before, now = _sides(before), _sides(now)
+        elif name == "weights":
+            now = os.path.realpath(now)  # as it is recorded
+        elif name == "target":
+            now = [absolute(one) for one in now]
         elif isinstance(now, str):
-            now = absolute(now)  # as it is recorded
+            now = absolute(now)
         if before != now:
             raise ValueError(_told(run, f"--{name.replace('_', '-')}", _shown(name, before), _shown(name, now)))
 
@@ -65,6 +93,23 @@ def unused_budget(run: Path, context: typer.Context) -> str:
         f"warning: --budget is not used, for {run} goes on with the work that it was started with; "
         f"for more time, `sartor resume {run} --budget +TIME`"
     )
+
+
+def _option_of(limit: str) -> str:
+    """Return the option that a recorded limit was written with."""
+    return next((option for option, (name, _, _) in _LIMITS.items() if name == limit.partition("@")[0]), "")
+
+
+def _limits_shown(limits: Mapping[str, float]) -> str | None:
+    """Return limits as they are written on the command line; None where there is none."""
+    if not limits:
+        return None
+    written = []
+    for key, value in limits.items():
+        text = f"{value:.12g}{_LIMITS[_option_of(key)][2]}"
+        _, at, target = key.partition("@")
+        written.append(f"{target}={text}" if at else text)
+    return " and ".join(written)
 
 
 def _is_written(context: typer.Context, name: str) -> bool:
@@ -99,7 +144,9 @@ def _shown(name: str, value: Any) -> str | None:
         return "x".join(map(str, value))
     if isinstance(value, bool):
         return "on" if value else "off"
-    unit = "s" if name == "trial_timeout" else _LIMITS.get(name, ("", ""))[1]
+    if isinstance(value, list):
+        return " and ".join(map(str, value))
+    unit = "s" if name == "trial_timeout" else ""
     return f"{value:.12g}{unit}" if isinstance(value, float | int) else str(value)
 
 

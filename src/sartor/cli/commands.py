@@ -16,7 +16,7 @@ import typer
 import sartor
 from sartor import names
 from sartor.cli import arguments as given
-from sartor.cli.asked import check_same, unused_budget
+from sartor.cli.asked import check_same, limits_of, unused_budget
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +28,7 @@ _EXAMPLES = """\
 Examples:
   sartor search digits --latency 0.2ms --out runs/first
   sartor search photos/ --target onnxruntime:int8 --latency 5ms --size 2MB --budget 1h --out runs/photos
+  sartor search digits --target onnxruntime --target torch --latency 2ms --out runs/both
   sartor resume runs/photos --budget +30min
   sartor bench --space nasbench201 --objective cifar100 --queries 200 --seeds 30 --out runs/scoreboard
 """
@@ -56,11 +57,15 @@ def search(
     context: typer.Context,
     data: given.Data,
     out: given.Out,
-    target: given.Target = "onnxruntime",
+    target: given.Targets = None,
     latency: given.Latency = None,
+    energy: given.Energy = None,
+    memory: given.Memory = None,
     size: given.Size = None,
     macs: given.Macs = None,
     params: given.Params = None,
+    limit_as: given.LimitAs = "hard",
+    weights: given.Weights = None,
     budget: given.Budget = None,
     steps: given.Steps = None,
     trials: given.Trials = None,
@@ -85,9 +90,12 @@ def search(
         raise ValueError("--steps and --trials go together; give both, or a --budget")
     if resume and force:
         raise ValueError("--resume continues a run and --force replaces it; give one of them")
-    names.check("targets", target)
+    targets = target or ["onnxruntime"]
+    for one in targets:
+        names.check("targets", one)
     names.check("spaces", space)
     names.check("strategies", strategy)
+    limits = limits_of(context.params)
     if _may_write(out, resume=resume, force=force):
         check_same(out, context)
         if warning := unused_budget(out, context):
@@ -98,12 +106,13 @@ def search(
     say = _progress()
     from sartor import recipes
 
-    limits = {"latency_ms": latency, "size_bytes": size, "macs": macs, "params": params}
     run = recipes.search_for_device(
         data,
-        target=target,
+        target=targets,
         out=out,
-        limits={name: float(limit) for name, limit in limits.items() if limit is not None},
+        limits=limits,
+        limit_as=limit_as,
+        weights=weights,
         budget_s=None if steps else budget or DEFAULT_BUDGET_S,
         steps=steps,
         trials=trials,

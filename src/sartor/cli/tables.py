@@ -17,23 +17,33 @@ from sartor.protocols import Measurement
 from sartor.report.reading import Measured, Network, Record
 
 _BEST, _OVER, _NOISY = "*", "!", "~"
+
+
 _LIMITS: Mapping[str, Callable[[float], str]] = {
     "latency_ms": units.format_latency,
+    "energy_mj": units.format_energy,
+    "memory_mb": lambda limit: f"{units.format_size(1e6 * limit)} of memory",
     "size_bytes": units.format_size,
     "macs": lambda limit: f"{units.format_count(limit)} MACs",
     "params": lambda limit: f"{units.format_count(limit)} parameters",
 }
+"""How a limit is said, by its name."""
 
 
 def print_front(console: Console, record: Record, folder: Path, report: Path) -> None:
-    """Print the verified front of a run, where its report is, and what to do with the best network, if any."""
-    target = str(record.part("target").get("name", ""))
-    members = [(network, found) for network in record.front if (found := network.on(target)) is not None]
-    members.sort(key=lambda member: member[1].latency_ms)
+    """Print the verified front of each target, what is good on all, the report, and what to do with the best one."""
     best = record.best.arch if record.best else None
-    verdict = _verdict([found for _, found in members])
-    console.print(f"{len(members)} verified on {target}{verdict}", style="bold", markup=False)
-    console.print(_front(members, best))
+    for target in record.target_names:
+        listed = record.fronts.get(target)
+        names = set(listed) if isinstance(listed, list) else {one.name for one in record.front}
+        front = [one for one in record.front if one.name in names]
+        members = [(network, found) for network in front if (found := network.on(target)) is not None]
+        members.sort(key=lambda member: member[1].latency_ms)
+        verdict = _verdict([found for _, found in members])
+        console.print(f"{len(members)} verified on {target}{verdict}", style="bold", markup=False)
+        console.print(_front(members, best))
+    if common := record.fronts.get("all targets"):
+        console.print(f"good on all targets: {', '.join(map(str, common))}", markup=False)
     if record.why:
         console.print(f"{_BEST} best: {record.why.partition(chr(10))[0]}", markup=False)
     console.print(f"report: {report}", markup=False, soft_wrap=True)

@@ -2,23 +2,22 @@
 
 The stages, each of which leaves files behind, from which a run that is resumed goes on:
 
-1. profile: measure a few networks on the target; predict the latency of the others.
+1. profile: measure a few networks on each target; predict the latency of the others.
 2. plan: turn the budget into counts of steps and trials; again after the search, for what is left.
-3. train: shared weights of all sub-networks (BigNAS).
+3. train: shared weights of all sub-networks (BigNAS), or those of an earlier run.
 4. search: validation error with shared weights against predicted latency.
 5. baselines: hand-made networks, trained from scratch on the same batches.
-6. verify: export the front and the baselines, measure the files together, keep what the limits allow.
+6. verify: export the fronts and the baselines, measure the files together, keep what the limits allow.
 7. report.
 """
 
 from __future__ import annotations
 
-import inspect
 import pickle
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,38 +30,33 @@ from sartor import names, own
 from sartor.architecture import Architecture
 from sartor.data.read import absolute_source
 from sartor.deploy.parity import ExportError
-from sartor.objective import Objective, violation
-from sartor.protocols import Strategy, Target
-from sartor.recipes.job import LIMITS, Job, Say
+from sartor.limits import Form
+from sartor.protocols import Target
+from sartor.recipes.asked import check_limits, check_weights, load_targets
+from sartor.recipes.fronts import exported_front, recommend
+from sartor.recipes.job import COUNTED, Job, Say
 from sartor.recipes.planning import more_trials, plan, plan_alone
-from sartor.recipes.profiling import counts, latency, profile, samples_within
-from sartor.recipes.training import PortableError, Trained, finetuned, scratch_network, train
-from sartor.recipes.verification import (
-    Member,
-    exported_front,
-    measure_members,
-    read_member,
-    recommend,
-    worth_verifying,
-    write_member,
-)
+from sartor.recipes.profiling import drift, profile
+from sartor.recipes.searching import Candidates, search_trials
+from sartor.recipes.training import Trained, finetuned, scratch_network, train
+from sartor.recipes.verification import Member, measure_members, read_member, write_member
 from sartor.report import write_report
 from sartor.run import Run
-from sartor.search import search
-from sartor.targets import load_target
 from sartor.targets.artefacts import TargetError
 from sartor.task import Task, load_task
-from sartor.trial import TrialLog
 
 __all__ = ["resume", "search_for_device"]
+
+LONG_S = 30.0  # a training after which the speed of the targets is looked at again
 
 
 def search_for_device(
     data: str | Path | Task,
     *,
-    target: str = "onnxruntime",
+    target: str | Sequence[str] = "onnxruntime",
     out: str | Path,
     limits: Mapping[str, float] | None = None,
+    limit_as: Form = "hard",
     budget_s: float | None = 180.0,
     steps: int | None = None,
     trials: int | None = None,
@@ -73,6 +67,7 @@ def search_for_device(
     trial_timeout_s: float | None = None,
     image_size: int | tuple[int, int] | None = None,
     baselines: bool = True,
+    weights: str | Path | None = None,
     force: bool = False,
     on_progress: Say | None = None,
 ) -> Run:
@@ -80,9 +75,11 @@ def search_for_device(
 
     Args:
         data: what `load_task` takes, or a `Task`.
-        target: a name of `sartor list targets`, or `path.py:Class`.
+        target: a name of `sartor list targets`, or `path.py:Class`; or several, each of which gets a front.
         out: the run folder; it must be new, or hold a run and `force` be given.
-        limits: any of latency_ms, size_bytes, macs, params.
+        limits: any of latency_ms, energy_mj, memory_mb, size_bytes, macs, params: of each target, or with `@` and the
+            name of a target, as in ``latency_ms@openvino:int8``, of that one.
+        limit_as: how the search takes limits, see `sartor.limits`; the verdict is measured and the same for all.
         budget_s: wall-clock seconds for everything. It is turned into counts of work: of steps and trials before
             training, of the steps that networks train by themselves after the search.
         steps, trials: those counts themselves, together and instead of a budget, for runs that repeat exactly.
@@ -92,6 +89,8 @@ def search_for_device(
         image_size: what images of unequal size are resized to, see `load_task`.
         baselines: also train the hand-made networks from scratch, at equal cost, to compare with; about a third of
             the budget goes there.
+        weights: an earlier run on the same space and classes, whose shared weights are taken instead of training.
+            `steps` are then those that each network trains by itself.
         trial_timeout_s: a candidate that takes longer fails, and the search goes on.
         force: replace the run in `out`.
         on_progress: called with a line at each stage.
@@ -101,17 +100,17 @@ def search_for_device(
     """
     if (steps is None) != (trials is None) or (steps is None and budget_s is None):
         raise ValueError("give a budget_s, or both steps and trials")
-    for name in limits or {}:
-        if name not in LIMITS:
-            raise ValueError(f"no limit is named {name!r}; the limits are {', '.join(LIMITS)}")
+    asked = (target,) if isinstance(target, str) else tuple(target)
     started = time.monotonic()
+    devices = load_targets(asked, threads=threads)
+    check_limits(limits or {}, [device.name for device in devices], limit_as)
     task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
-    device = load_target(target, threads=threads)
     names.check("spaces", space)
     names.check("strategies", strategy)
     arguments = {
         "data": task.name if isinstance(data, Task) else absolute_source(str(data)), "given": isinstance(data, Task),
-        "target": own.absolute(target), "limits": dict(limits or {}), "budget_s": budget_s if steps is None else None,
+        "target": [own.absolute(one) for one in asked], "limits": dict(limits or {}), "limit_as": limit_as,
+        "weights": str(Path(weights).resolve()) if weights else None, "budget_s": budget_s if steps is None else None,
         "steps": steps, "trials": trials, "space": own.absolute(space), "strategy": own.absolute(strategy),
         "seed": seed, "threads": threads,
         "trial_timeout_s": trial_timeout_s,
@@ -131,12 +130,14 @@ def search_for_device(
             "preprocessing": task.preprocessing.to_dict(),
             "warnings": list(task.warnings),
         },
-        "target": {"name": device.name, "fingerprint": device.fingerprint()},
+        "targets": [{"name": device.name, "fingerprint": device.fingerprint()} for device in devices],
     }
     if trial_timeout_s is not None:
         _check_portable(task)
+    if weights is not None:
+        check_weights(Path(weights), record)
     run = Run.create(out, record, force=force)
-    return _finish(Job(run, task, device, on_progress or _silent), started)
+    return _finish(Job(run, task, devices, on_progress or _silent), started)
 
 
 def resume(
@@ -160,9 +161,9 @@ def resume(
         if arguments["given"] and data is None:
             raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
         task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
-        target = load_target(arguments["target"], threads=arguments["threads"])
-        _check_same(run, task, target)
-        job = Job(run, task, target, on_progress or _silent)
+        targets = load_targets(arguments["target"], threads=arguments["threads"])
+        _check_same(run, task, targets)
+        job = Job(run, task, targets, on_progress or _silent)
     except BaseException:
         run.close()
         raise
@@ -203,18 +204,23 @@ def _work(job: Job, started: float) -> None:
     """
     job.use_threads()
     if "verify" not in job.run.stages:
-        job.say(f"training shared weights: {job.plan['steps']} steps")
+        if not job.arguments.get("weights"):
+            job.say(f"training shared weights: {job.plan['steps']} steps")
         with job.run.stage("train"):
             supernet = train(job).eval()
+        if "drift" not in job.run.record and job.run.stages["train"] > LONG_S:
+            with job.run.stage("drift"):
+                now = drift(job)
+            job.run.update({"drift": now})
         job.say(f"searching: {job.plan['trials']} trials")
         with job.run.stage("search"):
-            candidates = _search(job, supernet)
+            candidates = search_trials(job, supernet)
         if "finetune_steps" not in job.plan:
             spent_s = max(time.monotonic() - started, job.run.spent_s)
             job.run.update({"plan": plan_alone(job, candidates, spent_s=spent_s)})
         with job.run.stage("baselines"):
             baselines = _baselines(job)
-        job.say(f"verifying {len(candidates)} networks on {job.target.name}")
+        job.say(f"verifying {len(candidates)} networks on {' and '.join(target.name for target in job.targets)}")
         with job.run.stage("verify"):
             _verify(job, supernet, candidates, baselines)
     if "report" not in job.run.stages:
@@ -222,53 +228,6 @@ def _work(job: Job, started: float) -> None:
             page = write_report(job.path)
         found = (job.path / "best").is_dir()
         job.say(f"{'finished' if found else 'no network met the limits when measured'}; report: {page}")
-
-
-def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:
-    """Validation error and predicted latency, and the further limits; all but the error are cheap."""
-    counted = {name: count for name, count in counts(job).items() if name in job.limits}
-    return [
-        Objective("error", measure_error),
-        Objective("latency_ms", latency(job), cheap=True, at_most=job.limits.get("latency_ms")),
-        *(Objective(name, count, cheap=True, at_most=job.limits[name]) for name, count in counted.items()),
-    ]
-
-
-def _search(job: Job, supernet: nn.Module) -> dict[Architecture, float]:
-    """Run the trials; the candidates to verify, from fast to slow, with their predicted milliseconds.
-
-    Where every trial was infeasible, as under a limit that only the very smallest meet, the candidates are those of
-    the measured sample that keep the limits: there is at least one, or the profile would have said so.
-    """
-    goals = objectives(job, PortableError(job, supernet))
-    with TrialLog(job.path / "run.sqlite") as log:
-        search(
-            job.space,
-            _strategy(job, goals),
-            goals,
-            trials=job.plan["trials"],
-            seed=job.seed,
-            log=log,
-            time_limit_s=job.arguments["trial_timeout_s"],
-        )
-        feasible = {trial.arch: trial for trial in log if trial.state == "done" and not violation(trial, goals)}
-    if not feasible:
-        job.say("no trial kept the limits; verifying those of the measured sample that do")
-        return {arch: goals[1].measure(arch) for arch in samples_within(job)[: job.plan["verified"]]}
-    chosen = worth_verifying(list(feasible.values()), goals[:2], job.plan["verified"])
-    candidates = {trial.arch: trial.values["latency_ms"] for trial in chosen}
-    smallest = job.space.smallest()  # the fastest end of every front, and few trials come near
-    return candidates if smallest not in samples_within(job) else {smallest: goals[1].measure(smallest), **candidates}
-
-
-def _strategy(job: Job, goals: list[Objective]) -> Strategy:
-    """The strategy, with the population of the first plan where it has one: a search that is extended goes on."""
-    kind = names.load("strategies", job.arguments["strategy"])
-    options = {}
-    if "population" in inspect.signature(kind).parameters:
-        options["population"] = job.plan["population"]
-    strategy: Strategy = kind(job.space, goals, **options)
-    return strategy
 
 
 def _baselines(job: Job) -> list[Member]:
@@ -281,9 +240,7 @@ def _baselines(job: Job) -> list[Member]:
     return members
 
 
-def _verify(
-    job: Job, supernet: nn.Module, candidates: Mapping[Architecture, float], baselines: list[Member]
-) -> Path | None:
+def _verify(job: Job, supernet: nn.Module, candidates: Candidates, baselines: list[Member]) -> Path | None:
     members = []
     for arch in candidates:
         kept = job.path / "pareto" / arch.id
@@ -292,7 +249,8 @@ def _verify(
         members += [member] if member else []
     members += _verified_before(job, set(candidates))
     measured = {member.folder for member in measure_members(job, [*baselines, *members], candidates)}
-    return recommend(job, exported_front(job, [member for member in members if member.folder in measured]))
+    exported_front(job, [member for member in members if member.folder in measured])
+    return recommend(job)
 
 
 def _written(job: Job, folder: Path, arch: Architecture, made: Callable[[], Trained]) -> Member | None:
@@ -326,9 +284,11 @@ def _record_space(job: Job) -> None:
     space = job.space
     choices = {name: list(options) for name, options in space.choices.items()}
     goals: list[dict[str, Any]] = [{"name": "error", "goal": "min"}]
-    goals += [{"name": name, "goal": "min", "at_most": limit} for name, limit in job.limits.items()]
-    if "latency_ms" not in job.limits:
-        goals.insert(1, {"name": "latency_ms", "goal": "min"})
+    for target in job.targets:
+        limits = job.limits_on(target)
+        for name in ("latency_ms", *(name for name in limits if name != "latency_ms")):
+            goal = {"name": name if name in COUNTED else job.column(name, target), "goal": "min"}
+            goals += [goal | ({"at_most": limits[name]} if name in limits else {})] if goal not in goals else []
     described = {"name": job.arguments["space"], "size": space.size, "choices": choices, "gates": dict(space.gates)}
     job.run.update({"space": described, "objectives": goals})
 
@@ -341,7 +301,8 @@ def _arguments(run: Run) -> dict[str, Any]:
         "trial_timeout_s", "trials",
     )  # fmt: skip
     lacking = [name for name in needed if not isinstance(arguments, dict) or name not in arguments]
-    lacking += [name for name in ("task", "target") if not isinstance(run.record.get(name), dict)]
+    kinds = {"task": dict, "targets": list}
+    lacking += [name for name, kind in kinds.items() if not isinstance(run.record.get(name), kind)]
     if lacking:
         raise ValueError(f"{run.path / 'run.json'} does not say {', '.join(lacking)}; start the run again with --force")
     return dict(arguments or {})
@@ -359,16 +320,17 @@ def _size(recorded: Any) -> int | tuple[int, int] | None:
     return tuple(recorded) if isinstance(recorded, list) else recorded
 
 
-def _check_same(run: Run, task: Task, target: Target) -> None:
-    """A run goes on with the data and on the device that it started with."""
+def _check_same(run: Run, task: Task, targets: Sequence[Target]) -> None:
+    """A run goes on with the data and on the devices that it started with."""
     before, now = run.record["task"], task.record
     changed = [key for key in now if key in before and before[key] != now[key] and key != "source"]
     if changed:
         raise ValueError(f"the data of {run.path} changed since it started ({', '.join(changed)}); start a new run")
-    was, found = run.record["target"]["fingerprint"], target.fingerprint()
-    other = [f"{key} was {was.get(key)}, is {found.get(key)}" for key in found if was.get(key) != found[key]]
-    if other:
-        raise ValueError(f"{run.path} was measured on another target ({other[0]}); start a new run here")
+    for recorded, target in zip(run.record["targets"], targets, strict=True):
+        was, found = recorded["fingerprint"], target.fingerprint()
+        other = [f"{key} was {was.get(key)}, is {found.get(key)}" for key in found if was.get(key) != found[key]]
+        if other:
+            raise ValueError(f"{run.path} was measured on another target ({other[0]}); start a new run here")
 
 
 def _environment() -> dict[str, str]:

@@ -27,10 +27,13 @@ Say = Callable[[str], None]
 
 LIMITS = {
     "latency_ms": "a median latency in milliseconds",
+    "energy_mj": "an energy per inference in millijoules",
+    "memory_mb": "a peak memory in megabytes",
     "size_bytes": "a deployed file in bytes",
     "macs": "a number of multiply-accumulates",
     "params": "a number of parameters",
 }
+COUNTED = ("macs", "params")  # the limits that are the same on every target
 
 CALIBRATION_BATCHES = 4
 CALIBRATION_SIZE = 128
@@ -42,8 +45,13 @@ class Job:
 
     run: Run
     task: Task
-    target: Target
+    targets: tuple[Target, ...]
     say: Say
+
+    @property
+    def target(self) -> Target:
+        """The first target: the one whose front is shown first."""
+        return self.targets[0]
 
     @property
     def path(self) -> Path:
@@ -62,8 +70,23 @@ class Job:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that were asked for, by name; see `LIMITS`."""
+        """The limits that were asked for, by name; see `LIMITS`. Of one target alone: `latency_ms@openvino:int8`."""
         return self.arguments["limits"]  # type: ignore[no-any-return]
+
+    def limits_on(self, target: Target) -> dict[str, float]:
+        """The limits of a target by name: those of all, unless it has its own."""
+        common = {name: limit for name, limit in self.limits.items() if "@" not in name}
+        own = {name.partition("@"): limit for name, limit in self.limits.items() if "@" in name}
+        return common | {name: limit for (name, _, where), limit in own.items() if where == target.name}
+
+    def column(self, name: str, target: Target) -> str:
+        """The name of a target's value in the trials: `name` of the first, `name@target` of every other."""
+        return name if target is self.target else f"{name}@{target.name}"
+
+    @property
+    def shared_steps(self) -> int:
+        """The steps that the shared weights had, here or in the run that they come from."""
+        return int(self.plan.get("shared_steps", self.plan["steps"]))
 
     @property
     def compares(self) -> bool:

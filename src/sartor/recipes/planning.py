@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sartor.architecture import Architecture
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
 from sartor.oneshot import BigNAS, Supervised
+from sartor.recipes.asked import earlier_plan
 from sartor.recipes.job import Job
 from sartor.recipes.training import evaluation_batches, longer, step_seconds, supernet_learner, supervised_learner
 from sartor.recipes.verification import complete_member, measure_members, write_member
@@ -30,6 +32,7 @@ __all__ = ["more_trials", "plan", "plan_alone"]
 VERIFIED, MIN_VERIFIED = 24, 8  # networks that the search found, and that are fine-tuned and measured
 SANDWICH = 4  # sub-networks in a step of the shared weights
 SEARCH_SHARE = 0.08  # of the time that planning leaves
+SEARCH_SHARE_ALONE = 0.25  # where the shared weights are there already
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
 TOGETHER = 0.5  # of the time of measuring networks one by one is what it takes in one go, about
 FRONT_SHARE = 0.3  # of the measured networks end on the front, about, and are exported in every format
@@ -41,17 +44,20 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     """The counts for `budget_s` seconds, of which `spent_s` are gone, or exactly `steps` and `trials`."""
     started = time.monotonic()
     batch_size = min(32 if len(job.task.train) < 10_000 else 64, len(job.task.train))
+    adopted = earlier_plan(Path(job.arguments["weights"])) if job.arguments.get("weights") else {}
     if steps is not None and trials is not None:
         # One thread: the same bits on any number of cores.
-        counts = _counts(job, steps, trials, VERIFIED)
-        return {"batch_size": batch_size, **counts, **_alone(steps, steps, counts["verified"]), "training_threads": 1}
-    threads, step_s = _fastest_threads(job, batch_size)
+        shared = 0 if adopted else steps
+        counts = _counts(job, shared, trials, VERIFIED) | _alone(shared, steps, min(VERIFIED, job.space.size))
+        return {"batch_size": batch_size, **counts, **adopted, "training_threads": 1}
+    threads, step_s = (adopted["training_threads"], 0.0) if adopted else _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
     plain_s = _plain_seconds(job, batch_size)
     trial_s, (measure_s, export_s) = _timed(_trial(job)), _verification_seconds(job)
     left = (budget_s or 0.0) - spent_s - (time.monotonic() - started) - REPORT_S
     each_s = measure_s + FRONT_SHARE * export_s
-    trials = min(MAX_TRIALS, max(MIN_TRIALS, int(SEARCH_SHARE * left / trial_s)))
+    share = SEARCH_SHARE_ALONE if adopted else SEARCH_SHARE
+    trials = min(MAX_TRIALS, max(MIN_TRIALS, int(share * left / trial_s)))
     baselines_s = 0.0
     if job.compares:
         left -= len(plain_s) * measure_s
@@ -59,16 +65,17 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     affordable, verified = 0, MIN_VERIFIED
     for verified in range(min(VERIFIED, max(MIN_VERIFIED, job.space.size)), MIN_VERIFIED - 1, -1):
         # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
-        networks_s = verified * _mean_step(plain_s) + (1 + SANDWICH / verified) * baselines_s
+        shares = 1 if adopted else 1 + SANDWICH / verified
+        networks_s = verified * _mean_step(plain_s) + shares * baselines_s
         affordable = int((left - trials * trial_s - verified * each_s) / (step_s + networks_s))
         if affordable * batch_size >= len(job.task.train):  # rather fewer networks than some that saw half the data
             break
     if affordable < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
-    counts = _counts(job, max(MIN_STEPS, affordable), trials, verified)
+    counts = _counts(job, 0 if adopted else max(MIN_STEPS, affordable), trials, verified)
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
     seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
-    return {"batch_size": batch_size, **counts, "training_threads": threads, "seconds": seconds}
+    return {"batch_size": batch_size, "training_threads": threads, **counts, **adopted, "seconds": seconds}
 
 
 def _counts(job: Job, steps: int, trials: int, verified: int) -> dict[str, int]:

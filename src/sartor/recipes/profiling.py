@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
@@ -20,18 +22,31 @@ from sartor.nn import resized
 from sartor.predictors import WorkloadLatency
 from sartor.predictors.workload_latency import cross_validated
 from sartor.protocols import Measurement, Target
-from sartor.recipes.job import LIMITS, Job
+from sartor.recipes.job import COUNTED, LIMITS, Job
 from sartor.space import SearchSpace
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
-from sartor.workload import macs, parameters
+from sartor.workload import Workload, macs, parameters
 
-__all__ = ["LimitError", "latency", "profile", "spread_samples"]
+__all__ = [
+    "MEASURED",
+    "LimitError",
+    "costs_on",
+    "counts",
+    "drift",
+    "latency",
+    "measured_value",
+    "profile",
+    "samples_within",
+    "spread_samples",
+]
 
 Array = NDArray[np.float64]
 
 SAMPLES = 24
 SAMPLE_SECONDS = 0.25
+DRIFT_SAMPLES = 6
+MEASURED = ("latency_ms", "energy_mj", "memory_mb", "size_bytes")  # the limits that a measurement decides
 
 
 class LimitError(ValueError):
@@ -41,20 +56,49 @@ class LimitError(ValueError):
 def profile(job: Job) -> None:
     """Measure `SAMPLES` networks with random weights as they would be deployed, and store what was measured.
 
-    Raises LimitError when even the smallest network is slower than the latency limit.
+    Raises LimitError when even the smallest network is slower than the latency limit, on every target, and ValueError
+    for a limit of something that a target does not measure.
     """
-    store, fingerprint = CostStore(job.path / "latency.costs"), job.target.fingerprint()
     archs = spread_samples(job.space, SAMPLES, [*job.hand_made().values()], random.Random(f"{job.seed}/profile"))
-    if not store.samples(fingerprint):
-        job.say(f"measuring {len(archs)} networks on {job.target.name}")
-        measurements = zip(archs, _measured(job, archs), strict=True)
-        store.add(fingerprint, [(arch, found) for arch, found in measurements if found is not None])
-    measured = dict(store.samples(fingerprint))
-    check_reachable(job, measured)
-    _write_model(job, measured)
+    unreachable: list[LimitError] = []
+    for target in job.targets:
+        store, fingerprint = _store(job), target.fingerprint()
+        if not store.samples(fingerprint):
+            job.say(f"measuring {len(archs)} networks on {target.name}")
+            measurements = zip(archs, _measured(job, target, archs), strict=True)
+            store.add(fingerprint, [(arch, found) for arch, found in measurements if found is not None])
+        try:
+            check_reachable(job, target)
+        except LimitError as error:
+            unreachable.append(error)
+    if len(unreachable) == len(job.targets):
+        raise unreachable[0]
+    for one in unreachable:
+        job.say(f"warning: {one}")
+    _write_models(job)
 
 
-def _measured(job: Job, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
+def drift(job: Job) -> dict[str, float]:
+    """How many times as slow as in the profile each target is now, by a few of the same networks.
+
+    Training takes minutes in which a shared machine may change its speed; a limit is kept, and used, by predictions of
+    the speed at the end.
+    """
+    found = {}
+    for target in job.targets:
+        samples = dict(_samples(job, target))
+        archs = sorted(samples, key=lambda arch: samples[arch].latency_ms)[:: max(1, len(samples) // DRIFT_SAMPLES)]
+        now = _measured(job, target, archs)
+        ratios = [new.p10 / samples[arch].p10 for arch, new in zip(archs, now, strict=True) if new is not None]
+        found[target.name] = float(np.median(ratios)) if ratios else 1.0
+    return found
+
+
+def _store(job: Job) -> CostStore:
+    return CostStore(job.path / "latency.costs")
+
+
+def _measured(job: Job, target: Target, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
     """A measurement for each architecture, None where the runtime refuses it; TargetError if it refuses most."""
     network, calibration = job.network().eval(), [job.calibration[0]]
     with scratch_beside(job.path / "samples") as folder:
@@ -64,13 +108,13 @@ def _measured(job: Job, archs: Sequence[Architecture]) -> Sequence[Measurement |
             path = folder / arch.id
             path.mkdir()
             inputs = [resized(images, sample) for images in calibration]
-            artefacts.append(job.target.prepare(sample, (job.example(sample),), inputs, path))
+            artefacts.append(target.prepare(sample, (job.example(sample),), inputs, path))
         try:
-            return _quick(job.target).measure(artefacts)
+            return _quick(target).measure(artefacts)
         except TargetError as error:
             if not error.measurements or 2 * len(error.reasons) > len(archs):
                 raise
-            job.say(f"{job.target.name} refuses {len(error.reasons)} of the {len(archs)} networks")
+            job.say(f"{target.name} refuses {len(error.reasons)} of the {len(archs)} networks")
             return error.measurements
 
 
@@ -90,64 +134,121 @@ def _with_full_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def check_reachable(job: Job, measured: Mapping[Architecture, Measurement]) -> None:
+def check_reachable(job: Job, target: Target) -> None:
     """Say, before anything is trained, that a limit cannot be met."""
-    values = {
-        "latency_ms": {arch: found.latency_ms for arch, found in measured.items()},
-        **{name: {arch: count(arch) for arch in measured} for name, count in counts(job).items()},
-    }
-    for name, limit in job.limits.items():
-        least = min(values[name], key=lambda arch: values[name][arch])
-        value = values[name][least]
+    samples = dict(_samples(job, target))
+    predicted = costs_on(job, target)
+    for name, limit in job.limits_on(target).items():
+        if name not in predicted:
+            raise ValueError(
+                f"{target.name} does not measure {LIMITS[name].partition(' in ')[0].partition(' ')[2]} on this "
+                f"machine, so a limit of it cannot be checked; leave it out, or name another target"
+            )
+        if name in MEASURED:
+            values = {arch: measured_value(found, name) for arch, found in samples.items()}
+        else:
+            values = {arch: predicted[name](arch) for arch in samples}
+        least = min(values, key=lambda arch: values[arch])
+        value = values[least]
         if value > limit:
             which = "the smallest" if least == job.space.smallest() else f"the least, {least.id},"
-            where = f" on {job.target.name}" if name in ("latency_ms", "size_bytes") else ""
+            where = f" on {target.name}" if name not in COUNTED else ""
             raise LimitError(
                 f"no network of this space has {LIMITS[name]} of {limit:g} or less{where}: {which} has {value:.3g}; "
                 f"ask for at least {1.1 * value:.2g}, or name another target or space"
             )
 
 
-def counts(job: Job) -> dict[str, Callable[[Architecture], float]]:
-    """The limits that need no measurement of a candidate: exact counts, and the size of its file.
+def measured_value(measurement: Measurement, name: str) -> float:
+    """What a measurement says of a limit of `MEASURED`; NaN where it says nothing."""
+    value = 1e6 * measurement.size_mb if name == "size_bytes" else getattr(measurement, name)
+    return math.nan if value is None else float(value)
 
-    A file grows with the parameters by what a line through the measured samples says.
+
+Cost = Callable[[Architecture], float]
+
+
+def costs_on(job: Job, target: Target) -> dict[str, Cost]:
+    """What every architecture costs on a target, by the names of `LIMITS`: counted, or predicted from the samples.
+
+    Absent is what the target does not measure. A file grows with the parameters, memory with them and with the largest
+    activations, by a line through the samples.
     """
-    samples = _samples(job)
-    numbers = np.array([parameters(job.workload(arch)) for arch, _ in samples])
-    sizes = np.array([1e6 * measurement.size_mb for _, measurement in samples])
-    slope, least = np.polyfit(numbers, sizes, 1) if len(set(numbers)) > 1 else (0.0, sizes[0])
+    samples = _samples(job, target)
+    archs = [arch for arch, _ in samples]
+    found: dict[str, Cost] = {"latency_ms": latency(job, target), **counts(job)}
+    for name, features in (("size_bytes", _size_features), ("memory_mb", _memory_features)):
+        values = np.array([measured_value(measurement, name) for _, measurement in samples])
+        if np.isfinite(values).all():
+            found[name] = _Line([features(job.workload(arch)) for arch in archs], values, features, job.workload)
+    energies = np.array([measured_value(measurement, "energy_mj") for _, measurement in samples])
+    if np.isfinite(energies).all() and (energies > 0).all():
+        energy = WorkloadLatency(job.workload).fit(archs, energies)
+        found["energy_mj"] = lambda arch: float(energy.predict([arch])[0][0])
+    return found
+
+
+def counts(job: Job) -> dict[str, Cost]:
+    """The limits that need no target: exact counts."""
     return {
-        "size_bytes": lambda arch: float(least + slope * parameters(job.workload(arch))),
         "macs": lambda arch: macs(job.workload(arch)),
         "params": lambda arch: parameters(job.workload(arch)),
     }
 
 
-def _samples(job: Job) -> list[tuple[Architecture, Measurement]]:
-    return CostStore(job.path / "latency.costs").samples(job.target.fingerprint())
+class _Line:
+    """A sum of features with weights that are not negative, fitted by least squares."""
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[float]],
+        values: Array,
+        features: Callable[[Workload], Sequence[float]],
+        workload: Callable[[Architecture], Workload],
+    ) -> None:
+        self.features, self.workload = features, workload
+        table = np.array(rows, dtype=np.float64)
+        scale = np.maximum(table.max(axis=0), 1e-12)
+        self.weights: Array = nnls(table / scale, values)[0] / scale
+
+    def __call__(self, arch: Architecture) -> float:
+        return float(np.dot(self.weights, self.features(self.workload(arch))))
 
 
-def latency(job: Job) -> Callable[[Architecture], float]:
-    """Milliseconds of an architecture: as measured for those that were, as predicted for all others."""
-    samples = _samples(job)
-    measured = {arch: float(ms) for (arch, _), ms in zip(samples, typical([m for _, m in samples]), strict=True)}
+def _size_features(workload: Workload) -> Sequence[float]:
+    return 1.0, parameters(workload), float(len(workload))
+
+
+def _memory_features(workload: Workload) -> Sequence[float]:
+    largest = max((math.prod(op.output) + sum(map(math.prod, op.inputs[:1])) for op in workload), default=0)
+    return 1.0, parameters(workload), float(largest)
+
+
+def _samples(job: Job, target: Target) -> list[tuple[Architecture, Measurement]]:
+    return _store(job).samples(target.fingerprint())
+
+
+def latency(job: Job, target: Target) -> Cost:
+    """Milliseconds of an architecture: as measured for those that were, as predicted for all others.
+
+    Both at the speed of the target when the search began.
+    """
+    samples = _samples(job, target)
+    now = job.run.record.get("drift", {}).get(target.name, 1.0)
+    values = now * typical([measurement for _, measurement in samples])
+    measured = {arch: float(ms) for (arch, _), ms in zip(samples, values, strict=True)}
     predictor = WorkloadLatency(job.workload).fit(list(measured), np.array([*measured.values()]))
     return lambda arch: measured[arch] if arch in measured else float(predictor.predict([arch])[0][0])
 
 
-def samples_within(job: Job) -> list[Architecture]:
-    """The measured sample networks that keep all limits, from fast to slow."""
-    counted = counts(job)
-    values = [
-        (
-            found.latency_ms,
-            arch,
-            {"latency_ms": found.latency_ms, **{name: count(arch) for name, count in counted.items()}},
-        )
-        for arch, found in _samples(job)
-    ]
-    within = [(ms, arch) for ms, arch, value in values if all(value[n] <= limit for n, limit in job.limits.items())]
+def samples_within(job: Job, target: Target) -> list[Architecture]:
+    """The measured sample networks that keep all limits of a target, from fast to slow."""
+    predicted, limits = costs_on(job, target), job.limits_on(target)
+    within = []
+    for arch, found in _samples(job, target):
+        values = {n: measured_value(found, n) if n in MEASURED else predicted[n](arch) for n in limits}
+        if all(values[name] <= limit for name, limit in limits.items()):
+            within.append((found.latency_ms, arch))
     return [arch for _, arch in sorted(within, key=lambda pair: pair[0])]
 
 
@@ -157,10 +258,19 @@ def typical(measurements: Sequence[Measurement]) -> Array:
     return np.asarray(p10 * np.median(p50 / p10))
 
 
-def _write_model(job: Job, measured: dict[Architecture, Measurement]) -> None:
-    """State what the predictor is worth, on networks that the fit has not seen."""
-    archs, values = list(measured), np.array([m.latency_ms for m in measured.values()])
-    predicted = cross_validated(WorkloadLatency(job.workload), archs, typical([*measured.values()]))
+def _write_models(job: Job) -> None:
+    """State what the predictors are worth; those of further targets are kept beside the first one's."""
+    models = {target.name: _model(job, target) for target in job.targets}
+    others = {name: model for name, model in models.items() if name != job.target.name}
+    write_json(job.path / "latency_model.json", {**models[job.target.name], "others": others})
+
+
+def _model(job: Job, target: Target) -> dict[str, Any]:
+    """What the predictor of a target is worth, on networks that the fit has not seen."""
+    samples = _samples(job, target)
+    archs, measurements = [arch for arch, _ in samples], [measurement for _, measurement in samples]
+    values = np.array([measurement.latency_ms for measurement in measurements])
+    predicted = cross_validated(WorkloadLatency(job.workload), archs, typical(measurements))
     pairs = [
         {"id": arch.id, "predicted_ms": float(p), "measured_ms": float(v), "held_out": True}
         for arch, p, v in zip(archs, predicted, values, strict=True)
@@ -171,12 +281,9 @@ def _write_model(job: Job, measured: dict[Architecture, Measurement]) -> None:
         "kendall": _correlation(kendalltau, predicted, values),
     }
     method = "5-fold cross-validation: each network is predicted by a fit that has not seen it"
-    write_json(
-        job.path / "latency_model.json",
-        {"samples": len(archs), "held_out": len(archs), "method": method, **errors, "pairs": pairs},
-    )
     ranked = "no rank correlation" if errors["spearman"] is None else f"rank correlation {errors['spearman']:.3f}"
-    job.say(f"latency model: error {errors['mape']:.1%}, {ranked} on held-out networks")
+    job.say(f"latency model of {target.name}: error {errors['mape']:.1%}, {ranked} on held-out networks")
+    return {"samples": len(archs), "held_out": len(archs), "method": method, **errors, "pairs": pairs}
 
 
 def _correlation(statistic: Callable[..., Any], a: Array, b: Array) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sartor.checkpoint import nan_in
 from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import fit
 from sartor.oneshot import BigNAS, Recipe, Supervised
+from sartor.recipes.asked import shared_weights
 from sartor.recipes.job import Job, make_network
 from sartor.supernet import extract, recalibrate_batchnorm
 from sartor.workload import macs
@@ -44,10 +46,24 @@ LONGEST = 8.0  # times the planned steps, for the smallest networks
 
 
 def train(job: Job) -> nn.Module:
-    """The trained supernet; continues at the newest checkpoint."""
+    """The trained supernet; continues at the newest checkpoint, or takes the weights of an earlier run."""
+    if job.arguments.get("weights"):
+        return _adopted(job)
     learner = supernet_learner(job, steps=job.plan["steps"], batch_size=job.plan["batch_size"])
     _fit(job, learner, job.plan["steps"], "train")
     return learner.net
+
+
+def _adopted(job: Job) -> nn.Module:
+    """The supernet with the weights of an earlier run, which are copied into this one: that may be deleted then."""
+    network, found = job.network(), job.run.load_checkpoint("train")
+    if found is None:
+        state, steps = shared_weights(Path(job.arguments["weights"]))
+        network.load_state_dict(state)
+        job.run.save_checkpoint(steps, {"learner": {"net": state}, "seconds": 0.0}, "train")
+    else:
+        network.load_state_dict(found[1]["learner"]["net"])
+    return network
 
 
 def scratch_network(job: Job, name: str, arch: Architecture) -> Trained:
@@ -71,7 +87,7 @@ def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> Trained:
     """
     network = specialised(supernet, arch, job.calibration)
     steps, size = steps_alone(job, arch, "finetune_steps"), job.plan["batch_size"]
-    shared = {"trained": "shared weights", "steps": job.plan["steps"], "finetune_steps": 0}
+    shared = {"trained": "shared weights", "steps": job.shared_steps, "finetune_steps": 0}
     if not steps:
         return network, shared
     try:

@@ -54,6 +54,9 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) 
         "training": training_figure(record),
         "search": search_figure(points),
     }
+    for place, other in enumerate(summary["other_targets"]):
+        found = front_figure(other, progress(record.trials, question(record, other["target"])))
+        figures[f"front-{place + 2}"] = found
     return rendered(
         "page.html.jinja",
         {name: figure for name, figure in figures.items() if figure is not None},
@@ -99,13 +102,17 @@ def _reach(summary: Json) -> dict[str, float]:
 
 def _facts(record: Record, summary: Json) -> dict[str, list[tuple[str, str]]]:
     """Return the environment, the target and the plan as lines of a page."""
-    target = record.part("target")
-    fingerprint = {"name": target.get("name", ""), **mapping(target.get("fingerprint"))}
+    targets = {
+        "Target" if not place else f"Target {place + 1}": {
+            "name": one.get("name", ""), **mapping(one.get("fingerprint"))
+        }
+        for place, one in enumerate(record.targets)
+    }  # fmt: skip
     task = {key: value for key, value in record.part("task").items() if key not in ("classes", "warnings", "splits")}
     asked = {key: value for key, value in record.part("arguments").items() if value not in (None, {}, [])}
     parts = {
         "Environment": record.part("environment"),
-        "Target": fingerprint,
+        **targets,
         "Data": task,
         "Arguments": asked,
         "Plan": {

@@ -46,15 +46,16 @@ class Point:
     hypervolume: float
 
 
-def question(record: Record) -> Question:
-    """Find the two objectives: latency by its name, quality is the first other one."""
+def question(record: Record, target: str | None = None) -> Question:
+    """Find the two objectives: the latency on a target (the first one's has no suffix); quality is the first other."""
     entries = record.run.get("objectives")
     objectives = [mapping(one) for one in entries] if isinstance(entries, list) else []
     names = [str(one.get("name", "")) for one in objectives]
-    latency = next((name for name in names if "latency" in name), Question.latency)
-    quality = next((name for name in names if name and name != latency), Question.quality)
-    bounds = (number(one.get("at_most")) for one in objectives if one.get("name") == latency)
-    return Question(quality, latency, next(bounds, None))
+    further = target is not None and target in record.target_names[1:]
+    wanted = f"latency_ms@{target}" if further else next((name for name in names if "latency" in name), "latency_ms")
+    quality = next((name for name in names if name and "latency" not in name), Question.quality)
+    bounds = (number(one.get("at_most")) for one in objectives if one.get("name") == wanted)
+    return Question(quality, wanted, next(bounds, None))
 
 
 def progress(trials: Sequence[Trial], asked: Question) -> list[Point]:

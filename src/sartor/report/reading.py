@@ -91,6 +91,18 @@ class Record:
     best: Network | None = None
     why: str = ""
     notes: tuple[str, ...] = ()
+    fronts: Json = field(default_factory=dict)  # names of networks by target, from fast to slow
+
+    @property
+    def targets(self) -> tuple[Json, ...]:
+        """The targets, each with its name and fingerprint; the first is the one whose front comes first."""
+        entries = self.run.get("targets")
+        return tuple(map(mapping, entries)) if isinstance(entries, list) else ()
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return tuple(name for one in self.targets if isinstance(name := one.get("name"), str) and name)
 
     def part(self, key: str) -> Json:
         """Return the object `key` of run.json, empty where it is absent or no object."""
@@ -119,6 +131,7 @@ def read_run(folder: Path) -> Record:
         baselines=tuple(sorted(_networks(folder / "baselines", notes), key=_baseline_order)),
         best=best,
         why=_text(folder / "best" / "why.txt"),
+        fronts=_object(folder / "fronts.json", notes),
         notes=tuple(notes),
     )
 

@@ -21,12 +21,9 @@ def summarise(record: Record) -> Json:
     """Return what was asked, what was found, and every number that the page shows."""
     asked = question(record)
     target = _target(record)
-    front = sorted((_row(one, target) for one in record.front), key=_by_latency)
-    others = sorted((_row(one, target) for one in record.others), key=_by_latency)
-    baselines = [_row(one, target) for one in record.baselines]
+    first = _on_target(record, target)
+    front, others, baselines = (first[part] for part in ("front", "beside_the_front", "baselines"))
     best = _recommended(record, front, target)
-    for row in front:
-        row["recommended"] = best is not None and row["id"] == best["id"]
     points = progress(record.trials, asked)
     missing = _missing(record)
     return {
@@ -40,6 +37,8 @@ def summarise(record: Record) -> Json:
         "front": front,
         "beside_the_front": others,
         "baselines": baselines,
+        "other_targets": [_on_target(record, name) for name in record.target_names[1:]],
+        "good_on_all": _good_on_all(record),
         "latency_model": _latency_model(record),
         "training": _training(record),
         "search": _search(record, points),
@@ -50,16 +49,49 @@ def summarise(record: Record) -> Json:
     }
 
 
+def _on_target(record: Record, target: str) -> Json:
+    """Return the front of one target, what was verified beside it, and the baselines, as measured there."""
+    listed = record.fronts.get(target)
+    on_front = set(map(str, listed)) if isinstance(listed, list) else {one.name for one in record.front}
+    verified = [*record.front, *record.others]
+    front = sorted((_row(one, target) for one in verified if one.name in on_front), key=_by_latency)
+    beside = sorted((_row(one, target) for one in verified if one.name not in on_front), key=_by_latency)
+    for row in front:
+        row["recommended"] = record.best is not None and row["id"] == record.best.arch.id
+    return {
+        "target": target,
+        "asked": {"limit_ms": question(record, target).limit_ms, "target": target},
+        "front": front,
+        "beside_the_front": beside,
+        "baselines": [_row(one, target) for one in record.baselines],
+    }
+
+
+def _good_on_all(record: Record) -> list[Json]:
+    """Return the networks on the front over all targets: a row for each, with one measurement per target."""
+    listed = record.fronts.get("all targets")
+    names = list(map(str, listed)) if isinstance(listed, list) else []
+    known = {one.name: one for one in record.front}
+    return [
+        {"name": name, "on": [_figures(one) | {"target": one.target} for one in known[name].targets]}
+        for name in names
+        if name in known
+    ]
+
+
 def _stages(record: Record) -> dict[str, float]:
     seconds = ((stage, number(value)) for stage, value in record.part("stages").items())
     return {stage: value for stage, value in seconds if value is not None}
 
 
 def _target(record: Record) -> str:
-    named = record.part("target").get("name")
-    if isinstance(named, str) and named:
-        return named
+    if record.target_names:
+        return record.target_names[0]
     return next((one.target for network in record.front for one in network.targets), "")
+
+
+def _fingerprint(record: Record) -> Json:
+    return mapping(record.targets[0].get("fingerprint")) if record.targets else {}
 
 
 def _asked(record: Record, asked: Question, target: str) -> Json:
@@ -72,7 +104,7 @@ def _asked(record: Record, asked: Question, target: str) -> Json:
         "classes": len(classes) if isinstance(classes, list) else number(classes),
         "metric": str(task.get("metric_name") or "accuracy"),
         "target": target,
-        "device": str(mapping(record.part("target").get("fingerprint")).get("processor") or ""),
+        "device": str(_fingerprint(record).get("processor") or ""),
         "limit_ms": asked.limit_ms,
         "quality": asked.quality,
         "objectives": _objectives(record),
@@ -99,7 +131,6 @@ def _short_name(source: str) -> str:
 
 def _row(network: Network, target: str) -> Json:
     measured = network.on(target)
-    others = [one for one in network.targets if one.target != target]
     return {
         "name": network.name,
         "id": network.arch.id,
@@ -109,8 +140,8 @@ def _row(network: Network, target: str) -> Json:
         "steps": network.steps,
         "finetune_steps": network.finetune_steps,
         "training": network.training,
+        "recommended": False,
         **(_figures(measured) if measured else dict.fromkeys(FIELDS)),
-        "others": [{"target": one.target, **_figures(one)} for one in others],
     }
 
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device search is asked for, checked before any work: limits, targets, and the weights of an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sartor.limits import FORMS
+from sartor.protocols import Target
+from sartor.recipes.job import COUNTED, LIMITS
+from sartor.run import Run
+from sartor.targets import load_target
+
+__all__ = ["check_limits", "check_weights", "earlier_plan", "load_targets", "shared_weights"]
+
+
+def check_limits(limits: Mapping[str, float], targets: Sequence[str], limit_as: str) -> None:
+    """Raise ValueError for a limit or a form that is not known, or a limit of a target that is not searched for."""
+    if limit_as not in FORMS:
+        raise ValueError(f"no limit is taken as {limit_as!r}: use {', '.join(FORMS)}")
+    for key in limits:
+        name, at, target = key.partition("@")
+        if name not in LIMITS or (at and name in COUNTED):
+            raise ValueError(f"no limit is named {key!r}; the limits are {', '.join(LIMITS)}")
+        if at and target not in targets:
+            raise ValueError(f"{key!r} limits a target that is not searched for; the targets are {', '.join(targets)}")
+    if limit_as in ("penalty", "exponent", "lagrangian") and not limits:
+        raise ValueError(f"limits taken as {limit_as!r} need a limit; give one, or take them as 'hard' or 'pareto'")
+
+
+def load_targets(texts: str | Sequence[str], *, threads: int) -> tuple[Target, ...]:
+    """Return the targets that are named; ValueError where there is none, or two have one name."""
+    wanted = [texts] if isinstance(texts, str) else list(texts)
+    targets = tuple(load_target(text, threads=threads) for text in wanted)
+    known = [target.name for target in targets]
+    if not known or len(set(known)) < len(known):
+        raise ValueError(f"the targets are {', '.join(known) or 'none'}: name at least one, and each once")
+    return targets
+
+
+def check_weights(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `folder` is a run with trained weights for the space, image and classes of `record`."""
+    run = Run.open(folder, lock=False)
+    if "train" not in run.stages:
+        raise ValueError(f"{folder} has no trained weights yet: `sartor resume {folder}` finishes it")
+    theirs, ours = run.record["arguments"]["space"], record["arguments"]["space"]
+    if theirs != ours:
+        raise ValueError(f"the weights of {folder} are of space {theirs!r}, and {ours!r} is searched: name that")
+    for key in ("channels", "height", "width"):
+        before, now = (one["task"]["preprocessing"].get(key) for one in (run.record, record))
+        if before != now:
+            raise ValueError(f"the weights of {folder} are for images of {key} {before}, not {now}: train again")
+    if run.record["task"]["classes"] != record["task"]["classes"]:
+        raise ValueError(f"the weights of {folder} are for other classes: train again, without weights")
+
+
+def earlier_plan(folder: Path) -> dict[str, int]:
+    """Return what a plan takes over from the run that trained the shared weights: their steps, and the threads."""
+    plan = Run.open(folder, lock=False).record["plan"]
+    steps = plan.get("shared_steps", plan["steps"])
+    return {"shared_steps": int(steps), "training_threads": int(plan["training_threads"])}
+
+
+def shared_weights(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """Return the trained weights of a run, and the step of the checkpoint that holds them."""
+    found = Run.open(folder, lock=False).load_checkpoint("train")
+    if found is None:
+        raise ValueError(f"{folder} has no checkpoint of its training: name another run for the weights")
+    return found[1]["learner"]["net"], found[0]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 4: search validation error with shared weights against the predicted costs, and choose what to verify."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sartor import names
+from sartor.architecture import Architecture
+from sartor.limits import under_limits
+from sartor.objective import Objective, costs, violation
+from sartor.pareto import non_dominated_sort
+from sartor.protocols import Strategy, Target
+from sartor.recipes.job import COUNTED, Job
+from sartor.recipes.profiling import costs_on, counts, latency, samples_within
+from sartor.recipes.training import PortableError
+from sartor.search import search
+from sartor.space import SearchSpace
+from sartor.trial import Trial, TrialLog
+
+__all__ = ["Candidates", "objectives", "search_trials", "worth_verifying"]
+
+NEAR = 0.88  # of a latency limit: networks that use it
+NEAR_SHARE = 1 / 4  # of what is verified is near the limit
+
+Candidates = Mapping[Architecture, Mapping[str, float]]
+"""Networks to verify, with the milliseconds that were predicted for each target, by its name."""
+
+Cost = Callable[[Architecture], float]
+
+
+def search_trials(job: Job, supernet: nn.Module) -> Candidates:
+    """Run the trials; the candidates to verify, from fast to slow on the first target.
+
+    Where every trial was infeasible, as under a limit that only the very smallest meet, the candidates are those of
+    the measured sample that keep the limits: there is at least one, or the profile would have said so.
+    """
+    goals = objectives(job, PortableError(job, supernet))
+    predicted = {target.name: latency(job, target) for target in job.targets}
+    strategy, searched = under_limits(
+        lambda space, given: _strategy(job, space, given), job.space, goals, job.arguments.get("limit_as", "hard"),
+        ceiling=1.0,
+    )  # fmt: skip
+    with TrialLog(job.path / "run.sqlite") as log:
+        search(
+            job.space,
+            strategy,
+            searched,
+            trials=job.plan["trials"],
+            seed=job.seed,
+            log=log,
+            time_limit_s=job.arguments["trial_timeout_s"],
+        )
+        done = [trial for trial in log if trial.state == "done"]
+    chosen: list[Architecture] = []
+    for target in job.targets:
+        chosen += _chosen_for(job, target, done)
+    known = {arch: {name: cost(arch) for name, cost in predicted.items()} for arch in dict.fromkeys(chosen)}
+    return dict(sorted(known.items(), key=lambda item: item[1][job.target.name]))
+
+
+def _chosen_for(job: Job, target: Target, done: Sequence[Trial]) -> list[Architecture]:
+    """The networks to verify for one target: its part of all that are verified."""
+    count = max(2, job.plan["verified"] // len(job.targets))
+    goals = [Objective("error", abs), *limited(job, target)]
+    feasible = list({trial.arch: trial for trial in done if not violation(trial, goals)}.values())
+    within = samples_within(job, target)
+    if not feasible:
+        job.say(f"no trial kept the limits of {target.name}; verifying those of the measured sample that do")
+        return within[:count]
+    chosen = [trial.arch for trial in worth_verifying(feasible, goals[:2], count)]
+    smallest = job.space.smallest()  # the fastest end of every front, and few trials come near
+    return [smallest, *chosen] if smallest in within else chosen
+
+
+def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:
+    """Validation error, predicted latency on every target, and the further limits; all but the error are cheap.
+
+    Of one target the limits are bounds. Of several, a network need keep those of one: the bound is that of the
+    smallest excess over targets.
+    """
+    found = [Objective("error", measure_error)]
+    every = [limited(job, target) for target in job.targets]
+    if len(every) == 1:
+        return [*found, *every[0]]
+    unbound = [Objective(one.name, one.measure, cheap=True) for limits in every for one in limits]
+    found += list({one.name: one for one in unbound}.values())
+    if not job.limits:
+        return found
+
+    def beyond(arch: Architecture) -> float:
+        """How far beyond its limits an architecture is on the target that it suits best."""
+        return 1.0 + min(sum(one.excess(one.measure(arch)) for one in limits) for limits in every)
+
+    return [*found, Objective("limits_used", beyond, cheap=True, at_most=1.0)]
+
+
+def limited(job: Job, target: Target) -> list[Objective]:
+    """The latency on a target, and all that has a limit there, with their bounds."""
+    limits, predicted = job.limits_on(target), {**costs_on(job, target), **counts(job)}
+    wanted = ["latency_ms", *(name for name in limits if name != "latency_ms")]
+    return [
+        Objective(
+            name if name in COUNTED else job.column(name, target), predicted[name], cheap=True, at_most=limits.get(name)
+        )
+        for name in wanted
+    ]
+
+
+def _strategy(job: Job, space: SearchSpace, goals: Sequence[Objective]) -> Strategy:
+    """The strategy, with the population of the first plan where it has one: a search that is extended goes on."""
+    kind: Any = names.load("strategies", job.arguments["strategy"])
+    options = {}
+    if "population" in inspect.signature(kind).parameters:
+        options["population"] = job.plan["population"]
+    strategy: Strategy = kind(space, goals, **options)
+    return strategy
+
+
+def worth_verifying(trials: Sequence[Trial], goals: Sequence[Objective], count: int) -> list[Trial]:
+    """Return `count` trials, from fast to slow: of each of as many bands of latency the one with the least error.
+
+    Shared weights rank networks of one speed; across speeds they flatter the small ones, which leave less to a
+    training of their own. So a slower network is taken though the trials show a faster one ahead of it. Bands are
+    equal in ratio; where some are empty, the front of what remains fills up, and then the front of what then remains.
+    A quarter is of those that use a latency limit, as some of these will prove too slow when they are measured.
+    `goals` are the error and the latency, in this order.
+    """
+    points = np.array([costs(trial, goals) for trial in trials])
+    best_first = np.lexsort(points.T[::-1])
+    scale = np.log(np.maximum(points[:, 1], 1e-12))
+    limit = goals[1].at_most
+    near = [int(i) for i in best_first if limit is not None and points[i, 1] >= NEAR * limit]
+    chosen = [int(best_first[0]), int(np.lexsort(points.T)[0])]  # of least error, and the fastest
+    chosen += [i for i in near if i not in chosen][: int(NEAR_SHARE * count)]
+    rest = max(1, count - len(chosen) + 2)
+    bands = np.floor(rest * (scale - scale.min()) / (np.ptp(scale) or 1.0)).clip(max=rest - 1)
+    for i in best_first:
+        if bands[i] not in bands[chosen]:
+            chosen.append(int(i))
+    behind = [int(i) for layer in non_dominated_sort(points) for i in layer]
+    kept = list(dict.fromkeys([*chosen, *behind]))[:count]
+    return sorted((trials[i] for i in kept), key=lambda trial: costs(trial, goals)[::-1])
