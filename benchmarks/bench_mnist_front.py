@@ -25,9 +25,10 @@ from sartor import recipes
 from sartor.architecture import Architecture
 from sartor.fit import fit
 from sartor.pareto import hypervolume
+from sartor.recipes.fronts import read_entries
 from sartor.recipes.job import Job
 from sartor.recipes.training import Trained, supervised_learner
-from sartor.recipes.verification import measure_members, read_entry, read_member, write_member
+from sartor.recipes.verification import measure_members, read_member, write_member
 from sartor.supernet import extract, recalibrate_batchnorm
 from sartor.targets import load_target
 from sartor.task import load_task
@@ -66,7 +67,7 @@ def _compared(seed: int, budget_s: float, counts: tuple[int, ...]) -> list[Row]:
         started = time.monotonic()
         run = recipes.search_for_device(DATA, out=Path(folder) / "run", budget_s=budget_s, seed=seed, baselines=False)
         seconds = time.monotonic() - started
-        job = Job(run, load_task(DATA, seed=seed), load_target("onnxruntime"), lambda line: None)
+        job = Job(run, load_task(DATA, seed=seed), (load_target("onnxruntime"),), lambda line: None)
         job.use_threads()
         rows = [_row(job, Path(folder), count, seconds) for count in counts]
         run.close()
@@ -118,13 +119,13 @@ def _trained_for(job: Job, arch: Architecture, seconds: float) -> Trained:
 
 def _incumbent(job: Job, folders: Iterable[Path]) -> float:
     """Test accuracy of the network that is best on validation."""
-    entries = [read_entry(job, folder)["accuracy"] for folder in folders]
+    entries = [read_entries(folder)[job.target.name]["accuracy"] for folder in folders]
     best: float = max(entries, key=lambda accuracy: accuracy["validation"])["test"]
     return best
 
 
 def _point(job: Job, folder: Path) -> tuple[float, float]:
-    entry = read_entry(job, folder)
+    entry = read_entries(folder)[job.target.name]
     return 1.0 - entry["accuracy"]["test"], entry["measurement"]["latency_ms"]
 
 

@@ -11,13 +11,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.toy_bench import COST, SIGNAL, SPACE, Aware, Broken, learned, short, toy
-from sartor.bench import Entry, bench, named_entries
+from sartor.bench import Entry, bench, named_entries, table_problem
 from sartor.bench.entries import built_in, check_entries
 from sartor.bench.queries import incumbents, read_queries
 from sartor.bench.running import Outcome, finished, log_path, read_record
+from sartor.limits import Form
+from sartor.space import SearchSpace
 from sartor.strategies.random_search import RandomSearch
 from sartor.strategies.regularized_evolution import RegularizedEvolution
 from sartor.trial import TrialLog
@@ -205,7 +208,28 @@ def test_ones_own_file_takes_part_by_its_class(tmp_path: Path) -> None:
         bench(toy(), [entry], queries=3, seeds=3, out=tmp_path / "out", resume=True)
 
 
+def test_limits_are_taken_as_an_entry_says(tmp_path: Path) -> None:
+    """Under a penalty nothing is infeasible while searching, and what counts in the end is within the limit."""
+    problem = table_problem("nasbench201", "cifar10", device="pixel3", latency_ms=10.0)
+    forms: tuple[Form, ...] = ("hard", "penalty")
+    entries = [Entry(form, "regularized_evolution", limit_as=form) for form in forms]
+    bench(problem, entries, queries=40, seeds=2, out=tmp_path / "board", workers=1)
+    states: dict[str, set[str]] = {}
+    for form in forms:
+        paths = (tmp_path / "board" / "trials" / form).glob("*.sqlite")
+        logs = [TrialLog(path, readonly=True) for path in sorted(paths)]
+        states[form] = {trial.state for log in logs for trial in log}
+        for log in logs:
+            log.close()
+    assert states == {"hard": {"done", "infeasible"}, "penalty": {"done"}}
+    searches = read_queries(tmp_path / "board", read_record(tmp_path / "board")["problem"])
+    held = [searches[form].held(searches[form].reported)[:, -1] for form in forms]
+    assert np.isfinite(held).all()
+
+
 def test_mistakes_with_entries_are_told() -> None:
+    with pytest.raises(ValueError, match="takes limits as 'penalty': give a strategy's name or class"):
+        Entry("a", RandomSearch(SearchSpace({"a": (1, 2)})), limit_as="penalty")
     with pytest.raises(ValueError, match="did you mean 'nsga2'"):
         named_entries(["nsga3"])
     with pytest.raises(ValueError, match="'nsga2' takes no part"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from sartor import names
+from sartor.limits import Form, under_limits
 from sartor.objective import Objective
 from sartor.own import absolute, content_digest, is_own
 from sartor.protocols import Strategy
@@ -37,6 +38,7 @@ class Entry:
         objectives of the problem by name; it must return at least `queries` trials.
     settings: keyword arguments of the strategy. One with a parameter `queries` is given the budget by it.
     tuned: what its hyper-parameters were tuned on, and at what cost, for the check-list.
+    limit_as: how the strategy takes the bounds of the problem, see `sartor.limits`.
 
     Several processes need an entry that can be pickled: classes and functions of a module, no lambda.
     """
@@ -46,6 +48,7 @@ class Entry:
     search: Search | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     tuned: str = ""
+    limit_as: Form = "hard"
 
     def __post_init__(self) -> None:
         """Check the fields; ValueError names the entry."""
@@ -55,6 +58,8 @@ class Entry:
             raise ValueError(f"entry {self.name!r} needs a strategy or a search, and not both")
         if self.settings and (self.search is not None or _is_made(self.strategy)):
             raise ValueError(f"entry {self.name!r} has settings, but nothing is made from them: make it with them")
+        if self.limit_as != "hard" and (self.search is not None or _is_made(self.strategy)):
+            raise ValueError(f"entry {self.name!r} takes limits as {self.limit_as!r}: give a strategy's name or class")
 
     def new_strategy(self, space: SearchSpace, objectives: Sequence[Objective], queries: int) -> Strategy:
         """Return a strategy that was told nothing, for a budget of so many queries."""
@@ -65,6 +70,16 @@ class Entry:
         made: Strategy = factory(space, objectives, **self._budget(queries), **self.settings)
         return made
 
+    def under_limits(
+        self, space: SearchSpace, objectives: Sequence[Objective], queries: int
+    ) -> tuple[Strategy, Sequence[Objective]]:
+        """Return a new strategy under the bounds of the objectives, and the objectives to search with."""
+        if self.limit_as == "hard":
+            return self.new_strategy(space, objectives, queries), objectives
+        return under_limits(
+            lambda domain, goals: self.new_strategy(domain, goals, queries), space, objectives, self.limit_as
+        )
+
     def folder(self, queries: int) -> str:
         """Return the name of the folder with its trials; one that knows its budget has a folder for each."""
         return folder_name(self.name) + (f"@{queries}" if self._budget(queries) else "")
@@ -73,6 +88,7 @@ class Entry:
         """Return what the report says of it: where it comes from, its hyper-parameters, what they were tuned on."""
         repeatable = isinstance(self.strategy, str) and all(_plain(one) == one for one in self.settings.values())
         settings = {**self._defaults(), **self._budget(queries), **self.settings}
+        settings |= {"limit_as": self.limit_as} if self.limit_as != "hard" else {}
         own = not isinstance(self.strategy, str) or is_own(self.strategy)
         file = {"digest": content_digest(self.strategy)} if isinstance(self.strategy, str) and own else {}
         return {
@@ -110,10 +126,13 @@ class Entry:
         }
 
 
-def named_entries(strategies: Iterable[str], *, tuned: Mapping[str, str] | None = None) -> list[Entry]:
+def named_entries(
+    strategies: Iterable[str], *, tuned: Mapping[str, str] | None = None, limit_as: Form = "hard"
+) -> list[Entry]:
     """Return the entries that names stand for; "all" is every built-in strategy.
 
     tuned: by name, what the hyper-parameters were tuned on.
+    limit_as: how all of them take the bounds of the problem.
     Raises ValueError for an unknown name, for one of `tuned` that takes no part, and for two of one name.
     """
     wanted: dict[str, None] = {}
@@ -125,7 +144,7 @@ def named_entries(strategies: Iterable[str], *, tuned: Mapping[str, str] | None 
         if name not in built_in():
             names.check("strategies", name)
         shown = name.rpartition(":")[2] if is_own(name) else name
-        entries.append(Entry(shown, name, tuned=said.pop(shown, "")))
+        entries.append(Entry(shown, name, tuned=said.pop(shown, ""), limit_as=limit_as))
     if said:
         raise ValueError(f"{next(iter(said))!r} takes no part, so nothing can be said of its tuning: name an entry")
     check_entries(entries)

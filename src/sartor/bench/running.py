@@ -233,9 +233,9 @@ def run_seed(task: Task, entry: Entry, seed: int, queries: int, path: Path) -> O
 
 def _search(task: Task, entry: Entry, seed: int, queries: int, path: Path) -> None:
     space, objectives = task
-    strategy = entry.new_strategy(space, objectives, queries)
+    strategy, searched = entry.under_limits(space, objectives, queries)
     with TrialLog(path) as log:
-        search(space, strategy, objectives, trials=queries, seed=seed, log=log)
+        search(space, strategy, searched, trials=queries, seed=seed, log=log)
 
 
 def _keep(task: Task, log: TrialLog, queries: int, path: Path) -> None:

@@ -140,6 +140,7 @@ def again(folder: Path, say: Say) -> None:
             one["given"],
             settings={key: one["settings"][key] for key in one["changed"]},
             tuned=one["tuned"],
+            limit_as=one["settings"].get("limit_as", "hard"),
         )
         for one in record["entries"]
     ]
