@@ -45,7 +45,7 @@ def test_a_mistake_in_a_process_of_its_own(argv: list[str]) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize("verb", ["", "search", "resume", "report", "measure", "bench", "list"])
+@pytest.mark.parametrize("verb", ["", "search", "resume", "report", "measure", "profile", "bench", "list"])
 def test_help_of_every_command(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*([verb] if verb else []), "--help"]) == 0
     shown = capsys.readouterr()
@@ -54,7 +54,16 @@ def test_help_of_every_command(verb: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    "argv", ["search --help", "bench --help", "list", "--version", "search digits --latency no --out x", "resume"]
+    "argv",
+    [
+        "search --help",
+        "profile --help",
+        "bench --help",
+        "list",
+        "--version",
+        "search digits --latency no --out x",
+        "resume",
+    ],
 )
 def test_what_is_light_imports_neither_torch_nor_numpy(argv: str) -> None:
     code = f"import sys, sartor.cli; sartor.cli.main({argv.split()!r}); print(sorted(sys.modules))"

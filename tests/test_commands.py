@@ -61,6 +61,7 @@ def test_search_hands_over_what_was_asked(recipe: Recipe, capsys: pytest.Capture
         "limits": {"latency_ms": 0.2, "size_bytes": 2e6},
         "limit_as": "hard",
         "weights": None,
+        "costs": None,
         "budget_s": 90.0,
         "steps": None,
         "trials": None,

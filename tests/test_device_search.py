@@ -371,4 +371,6 @@ def test_without_a_limit_the_fastest_within_one_standard_error_is_recommended(tm
 def prepared(out: Path) -> Job:
     """A job without limits whose run was only begun."""
     arguments = {"data": "digits", "space": SPACE, "limits": {}, "seed": 0, "threads": 1}
-    return Job(Run.create(out, {"arguments": arguments}), load_task("digits"), (load_target(TARGET),), lambda line: None)
+    return Job(
+        Run.create(out, {"arguments": arguments}), load_task("digits"), (load_target(TARGET),), lambda line: None
+    )

@@ -41,7 +41,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "trial",
         "units",
     ),
-    1: ("choice", "nn", "supernet", "workload"),
+    1: ("choice", "nn", "relaxation", "supernet", "workload"),
     2: (
         *("costs", "data", "deploy", "evaluation", "oneshot", "predictors", "report"),
         *("spaces", "strategies", "tables", "targets", "task"),
@@ -54,6 +54,7 @@ LAYER = {part: layer for layer, parts in LAYERS.items() for part in parts}
 # Between families of layer 2, and nothing else.
 ALLOWED = {
     ("strategies", "predictors"),
+    ("costs", "predictors"),  # a profile chooses one of them
     ("costs", "targets"),
     ("tables", "spaces"),
     ("targets", "deploy"),
@@ -163,7 +164,10 @@ def test_a_method_imports_no_other_method() -> None:
     assert not [str(one) for one in wrong if part(one.source) == part(one.module)]
 
 
-OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "openvino", "transformers", "datasets", "ray", "lightgbm", "pyarrow"}
+OPTIONAL = {
+    *("onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "MNN", "tensorrt"),
+    *("transformers", "datasets", "ray", "lightgbm", "pyarrow"),
+}
 IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
 
 

@@ -13,6 +13,7 @@ import pytest
 from sartor import recipes
 from sartor.cli import main
 from sartor.limits import FORMS
+from sartor.recipes.profile_device import profile_device
 from sartor.recipes.profiling import LimitError
 from sartor.report.reading import read_run
 from sartor.trial import TrialLog
@@ -173,3 +174,29 @@ def test_wrong_input_is_one_line(
     assert main(["search", "digits", *options, "--steps", "1", "--trials", "1", "--out", str(tmp_path / "x")]) == 2
     error = capsys.readouterr().err
     assert told in error and len(error.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of one target for the images of the digits."""
+    out = tmp_path_factory.mktemp("profiles") / "counting.costs"
+    profile_device(target=COUNTING, space=SPACE, out=out, size=8, channels=1, samples=4, tests=2)
+    return out
+
+
+def test_a_profile_made_before_predicts_for_a_search(profiled: Path, tmp_path: Path) -> None:
+    arguments = {**SMALL, "target": COUNTING, "limits": {"latency_ms": 0.02}}
+    with recipes.search_for_device("digits", out=tmp_path / "run", costs=profiled, **arguments) as run:
+        model = json.loads((run.path / "latency_model.json").read_text())
+        assert "the profile that was given" in model["method"] and model["mape"] < 1e-6
+        assert fronts(run.path)["counting"]
+
+
+def test_a_profile_that_does_not_fit_is_told(profiled: Path, tmp_path: Path) -> None:
+    arguments = {**SMALL, "costs": profiled}
+    with pytest.raises(ValueError, match="holds no such profile; its profiles: counting on"):
+        recipes.search_for_device("digits", target=PARAMETERS, out=tmp_path / "a", **arguments)
+    with pytest.raises(ValueError, match=r"measured under other conditions \(threads was 1, is 2\); adapt it"):
+        recipes.search_for_device("digits", target=COUNTING, threads=2, out=tmp_path / "b", **arguments)
+    with pytest.raises(FileNotFoundError, match="`sartor profile` writes one"):
+        recipes.search_for_device("digits", out=tmp_path / "c", **{**arguments, "costs": tmp_path / "x.costs"})

@@ -18,7 +18,7 @@ from packaging.version import Version
 import sartor
 
 ROOT = Path(__file__).parents[1]
-BINARY = {".png", ".npz", ".onnx", ".gz", ".jpg"}
+BINARY = {".png", ".npz", ".onnx", ".gz", ".jpg", ".safetensors"}
 
 
 def project() -> dict[str, Any]:
@@ -62,8 +62,8 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
     for name, version in pinned().items():
         if name in needed:
             assert needed[name].specifier.contains(version), f"{name} {version} is not within {needed[name]}"
-    unpinned = set(needed) - set(pinned()) - {"torchvision", "timm", "properdocs", "properdocs-theme-mkdocs"}
-    assert not unpinned
+    untested = {"tensorrt", "nvidia-ml-py", "torchvision", "timm", "properdocs", "properdocs-theme-mkdocs"}
+    assert not set(needed) - set(pinned()) - untested
 
 
 def test_extras_named_in_messages_exist() -> None:

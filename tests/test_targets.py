@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contracts.target_contract import TargetContract
 from sartor.deploy.onnx import export_onnx
-from sartor.protocols import Artefact
+from sartor.protocols import Artefact, Target
 from sartor.targets import TARGETS, artefacts, load_target
 from sartor.targets.artefacts import TargetError
 from sartor.targets.measure import measure_onnx
@@ -31,6 +32,11 @@ class TestTorch(TargetContract):
     target, script = TorchTarget(seconds=0.01), TORCH
 
 
+@pytest.mark.slow
+class TestTorchCompiled(TargetContract):
+    target, script = TorchTarget(seconds=0.01, mode="compile"), TORCH
+
+
 class TestOnnxRuntime(TargetContract):
     target, script = OnnxRuntimeTarget(seconds=0.01), ORT
 
@@ -40,10 +46,13 @@ class TestOnnxRuntimeInt8(TargetContract):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_targets_are_loaded_by_their_names(name: str) -> None:
+def test_targets_are_loaded_by_their_names_whether_their_runtime_is_here_or_not(name: str) -> None:
     target = load_target(name, threads=2)
+    assert isinstance(target, Target)
     assert target.name == name
-    assert target.fingerprint()["threads"] == "2"
+    assert target.threads == 2  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="0 threads"):
+        type(target)(threads=0)  # type: ignore[call-arg]
 
 
 def test_all_artefacts_go_into_the_same_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +60,9 @@ def test_all_artefacts_go_into_the_same_rounds(tmp_path: Path, monkeypatch: pyte
     files = [target.prepare(SmallNet(w), (noise(1),), [], tmp_path / str(w)) for w in (4, 8)]
     together: list[int] = []
 
-    def spy(calls: Sequence[Callable[[], object]], *, budget_s: float, seed: int) -> object:
+    def spy(calls: Sequence[Callable[[], object]], **settings: Any) -> object:
         together.append(len(calls))
-        return rounds(calls, budget_s=budget_s, seed=seed)
+        return rounds(calls, **settings)
 
     monkeypatch.setattr(artefacts, "rounds", spy)
     target.measure(files)
@@ -77,13 +86,14 @@ def test_an_unprepared_shape_is_refused_by_name(tmp_path: Path) -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="no precision 'int4'"):
         OnnxRuntimeTarget("int4")  # type: ignore[arg-type]
-    for make in (TorchTarget, OnnxRuntimeTarget):
-        with pytest.raises(ValueError, match="0 threads"):
-            make(threads=0)
+    with pytest.raises(ValueError, match="does not run int8 on 'cuda'"):
+        OnnxRuntimeTarget("int8", device="cuda")
+    with pytest.raises(ValueError, match="does not run 'fast' on 'cpu'"):
+        TorchTarget(mode="fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="0 threads"):
         load_target("torch", threads=0)
-    with pytest.raises(ValueError, match="no target is named 'tensorrt': use torch, onnxruntime"):
-        load_target("tensorrt")
+    with pytest.raises(ValueError, match=r"no target is named 'tflite': use torch, .*tensorrt"):
+        load_target("tflite")
 
 
 def test_int8_needs_calibration_samples(tmp_path: Path) -> None:
@@ -145,6 +155,8 @@ def test_any_onnx_file_is_measured(tmp_path: Path) -> None:
     double = foreign(tmp_path / "double.onnx", dtype=TensorProto.DOUBLE)
     net, relu = measure_onnx([tmp_path / "net.onnx", str(double)], seconds=0.01)
     assert net.latency_ms > relu.latency_ms
+    assert net.fingerprint["shape"] == "1x8x8"
+    assert relu.fingerprint["shape"] == "3"
     assert net.size_mb == (tmp_path / "net.onnx").stat().st_size / 1e6
 
 

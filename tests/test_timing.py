@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon as scipy_wilcoxon
 
 from sartor.targets import timing
 from sartor.targets.artefacts import measurement
-from sartor.targets.timing import Timing, different, interval, percentiles, rounds, wilcoxon
+from sartor.targets.timing import Timing, calibration_kernel, different, interval, percentiles, rounds, wilcoxon
 
 TICK = 2.0**-20  # about a microsecond; sums of it are exact
 
@@ -217,7 +220,7 @@ def test_wilcoxon_without_or_with_equal_differences() -> None:
 
 def test_the_statistics_of_a_measurement() -> None:
     seconds = np.tile(np.linspace(1e-3, 1.02e-3, 10), (8, 1))
-    found = measurement(timing_of(seconds, 4e-3), size_mb=0.5, memory_mb=None)
+    found = measurement(timing_of(seconds, 4e-3), size_mb=0.5, memory_mb=None, fingerprint={})
     assert (found.runs, found.rounds, found.size_mb, found.memory_mb, found.energy_mj) == (
         80,
         8,
@@ -235,13 +238,15 @@ def test_the_statistics_of_a_measurement() -> None:
 def test_what_makes_a_measurement_noisy_is_said() -> None:
     steady = np.full((8, 10), 1e-3)
     drifting = Timing(steady, np.array([1.0] + [1.3] * 7), cold=1.0)
-    found = measurement(drifting, size_mb=0, memory_mb=None)
+    found = measurement(drifting, size_mb=0, memory_mb=None, fingerprint={})
     assert found.noisy
     assert "drifted by 30%" in found.notes[0]
-    loaded = measurement(timing_of(steady), size_mb=0, memory_mb=None, doubts=("others at work",))
+    loaded = measurement(timing_of(steady), size_mb=0, memory_mb=None, fingerprint={}, doubts=("others at work",))
     assert loaded.noisy
     assert loaded.notes[0] == "others at work"
-    wide = measurement(timing_of(np.random.default_rng(0).lognormal(0, 1, (5, 10))), size_mb=0, memory_mb=None)
+    wide = measurement(
+        timing_of(np.random.default_rng(0).lognormal(0, 1, (5, 10))), size_mb=0, memory_mb=None, fingerprint={}
+    )
     assert wide.noisy
     assert any("known to" in note for note in wide.notes)
     assert any(note.startswith("spread") for note in wide.notes)
@@ -252,3 +257,30 @@ def test_wrong_arguments() -> None:
         rounds([], budget_s=0.0, seed=0)
     with pytest.raises(ValueError, match="measure both in one call"):
         different(timing_of(np.ones((5, 1)), 1.0), timing_of(np.ones((5, 1)), 2.0))
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from sartor.targets.timing import calibration_kernel, rounds
+(one,) = rounds([lambda: sum(range(100))], budget_s=0.01, seed=0, calibrate=calibration_kernel(128))
+assert one.seconds.shape[1] == 10 and (one.seconds > 0).all() and (one.calibration > 0).all()
+assert not {"scipy", "onnxruntime"} & set(sys.modules)
+"""
+
+
+def test_it_runs_where_torch_cannot_be_imported() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, timeout=60)
+
+
+def test_the_calibration_kernel_does_all_its_products_and_no_thread_is_started() -> None:
+    products: list[tuple[int, ...]] = []
+
+    def matmul(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        products.extend((len(block), *b.shape) for block in a)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "matmul", matmul)
+        calibration_kernel()()
+    assert sum(m * k * n for m, k, n in products) == 512**3
+    assert max(products) == (64, 64, 64)  # which OpenBLAS leaves to one thread

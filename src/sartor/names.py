@@ -36,17 +36,22 @@ def built_in(family: str) -> dict[str, str]:
 
 
 def check(family: str, name: str) -> None:
-    """Check a name; a file of the user's own is run for it, a built-in one is not imported.
+    """Check a name; a file of the user's own is run for it, a built-in one is not imported, no device is reached.
 
     Raises:
         ValueError: the name is not built in, or the user's file or class cannot be had or is of another kind.
     """
-    if is_own(name):
+    if family == "targets" and name.startswith("remote:"):
+        from sartor.targets._command import command_of
+
+        command_of(name)
+    elif is_own(name):
         _own(family, name)
     elif name not in (known := built_in(family)):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        offered = f"built in: {', '.join(known)}; one of your own is written path.py:Class"
+        remote = "another machine is remote:COMMAND; " if family == "targets" else ""
+        offered = f"built in: {', '.join(known)}; {remote}one of your own is written path.py:Class"
         raise ValueError(f"no {_singular(family)} is named {name!r}; {hint}{offered}")
 
 

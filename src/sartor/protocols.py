@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -116,7 +116,10 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Artefact:
-    """What is on disk and is measured: the main file at `path`, all `files`, and the (N, C, H, W) input."""
+    """What is on disk and is measured: the main file at `path`, all `files`, and the (N, C, H, W) input.
+
+    The batch N is part of it: a file measured at another N is another artefact.
+    """
 
     path: Path
     input_shape: tuple[int, ...]
@@ -125,7 +128,12 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency of one artefact in milliseconds (`latency_ms` is the median), with its spread and costs."""
+    """Latency of one artefact in milliseconds (`latency_ms` is the median), with its spread and costs.
+
+    `fingerprint` says under which conditions: that of the target, with the batch and the shape of one sample, as
+    ``"batch": "1", "shape": "3x32x32"``. Two latencies are comparable if theirs are equal, see
+    `sartor.targets.fingerprint`. `energy_mj` is None unless a counter measured it.
+    """
 
     latency_ms: float
     p10: float
@@ -143,6 +151,7 @@ class Measurement:
     size_mb: float
     memory_mb: float | None
     energy_mj: float | None = None
+    fingerprint: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can carry; `from_dict` reads it back."""
@@ -152,6 +161,6 @@ class Measurement:
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
         """Read what `to_dict` returned; ValueError names the fields that are missing or unknown."""
         names = {field.name for field in fields(cls)}
-        if wrong := names - {"energy_mj"} - set(values) | set(values) - names:
+        if wrong := names - {"energy_mj", "fingerprint"} - set(values) | set(values) - names:
             raise ValueError(f"not a measurement: {', '.join(sorted(wrong))} missing or unknown")
         return cls(**{**values, "notes": tuple(values["notes"])})

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["Cost", "Op", "Workload", "macs", "parameters", "trace", "weight_bytes"]
 
@@ -29,8 +30,8 @@ class Op:
         kind: "conv", "conv_transpose", "matmul", "batch_norm", ..., or ATen's name of any other operator.
         inputs: shapes of the tensors it read, weights included, in the operator's order.
         output: shape of the (first) tensor it wrote.
-        attributes: named ints that the cost depends on: stride, padding, dilation, groups, and `parameters`,
-            the number of parameters that this operator is the first to read.
+        attributes: named ints that the cost depends on: kernel (of a pool), stride, padding, dilation, groups, and
+            `parameters`, the number of parameters that this operator is the first to read.
         dtype: of the output, as "float32".
     """
 
@@ -78,8 +79,10 @@ _FREE = frozenset(
 )
 
 
-def trace(model: nn.Module, *example: Tensor) -> Workload:
+def trace(model: nn.Module, *example: Tensor, live: bool = False) -> Workload:
     """The operators of `model(*example)` in eval mode, in order; the model is left as it was.
+
+    `live` leaves out operators that no output depends on. A runtime that compiles the network does not run them.
 
     `example` gives shapes and dtypes, its values are not read. A model on a real device is traced through a
     shadow on the meta device that shares no memory with it. An elastic model is traced at the choices in
@@ -95,11 +98,11 @@ def trace(model: nn.Module, *example: Tensor) -> Workload:
     try:
         model.eval()
         with torch.no_grad(), recorder:
-            torch.func.functional_call(model, shadows, ghosts)
+            result = torch.func.functional_call(model, shadows, ghosts)
     finally:
         for module, training in modes.items():
             module.training = training
-    return tuple(recorder.ops)
+    return recorder.live_ops(_leaves(result)) if live else tuple(recorder.ops)
 
 
 def _shadow(tensor: Tensor) -> Tensor:
@@ -116,6 +119,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.unread = {id(p): p.numel() for p in parameters}
         self.regions: set[tuple[int, int, int]] = set()  # of parameters that were read
         self.views: list[Tensor] = []  # kept, so that no other tensor gets their ids
+        self.flows: list[tuple[list[Tensor], list[Tensor]]] = []  # what each operator read and wrote
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = _run(func, args, kwargs or {})
@@ -127,14 +131,24 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.parameter_of.update((id(view), parameter) for view in written)
             self.views += written
         elif name not in _FREE and written:
-            attributes = _convolution(args) if name == "convolution" else ()
+            attributes = _GEOMETRY[name](args) if name in _GEOMETRY else ()
             if new := sum(map(self._first_read, read)):
                 attributes += (("parameters", new),)
             kind = "conv_transpose" if name == "convolution" and args[6] else _KINDS.get(name, name)
             shapes = tuple(tuple(tensor.shape) for tensor in read)
             dtype = str(written[0].dtype).removeprefix("torch.")
             self.ops.append(Op(kind, shapes, tuple(written[0].shape), attributes, dtype))
+            self.flows.append((read, written))
         return result
+
+    def live_ops(self, outputs: Iterator[Tensor]) -> Workload:
+        """The operators that the outputs depend on; a tensor and its views are one, as they share their storage."""
+        needed, found = set(map(_storage, outputs)), list[Op]()
+        for op, (read, written) in zip(reversed(self.ops), reversed(self.flows), strict=True):
+            if needed.intersection(map(_storage, written)):
+                needed.update(map(_storage, read))
+                found.append(op)
+        return tuple(reversed(found))
 
     def _first_read(self, tensor: Tensor) -> int:
         """How many entries of parameters are read here for the first time."""
@@ -213,10 +227,28 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
+def _leaves(value: Any) -> Iterator[Tensor]:
+    """All tensors in what a network returned."""
+    yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
 def _convolution(args: Any) -> tuple[tuple[str, int], ...]:
     """Geometry, from (input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
     _, _, _, stride, padding, dilation, _, _, groups = args
     return ("stride", stride[0]), ("padding", padding[0]), ("dilation", dilation[0]), ("groups", groups)
+
+
+def _pool(args: Any) -> tuple[tuple[str, int], ...]:
+    """Geometry, from (input, kernel, stride, padding, ...); without a stride, it is the kernel."""
+    kernel, stride, padding = [*args[1:4], [], []][:3]
+    return ("kernel", kernel[0]), ("stride", (stride or kernel)[0]), ("padding", padding[0] if padding else 0)
+
+
+_GEOMETRY = {"convolution": _convolution, "avg_pool2d": _pool, "max_pool2d_with_indices": _pool}
 
 
 def macs(workload: Workload) -> float:

@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sartor.deploy.parity import compare, outputs
 from sartor.protocols import Artefact, Measurement, Target
+from sartor.targets.fingerprint import require_comparable
 from toy_networks import SmallNet, noise
 
 
@@ -23,6 +25,7 @@ class TargetContract:
     script: str
     """Python that sets `y` to the outputs (N, K) of the file `path` for `x` (N, C, H, W), without sartor."""
     tolerance = 1e-4  # relative to the largest output
+    runs = 10  # timed in each round
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -90,8 +93,20 @@ class TargetContract:
             assert 0 < one.minimum <= one.p10 <= one.latency_ms <= one.p90 <= one.p95 <= one.p99
             assert one.ci_low <= one.latency_ms <= one.ci_high
             assert one.rounds >= 6
-            assert one.runs == 10 * one.rounds
-            assert one.energy_mj is None
+            assert one.runs == self.runs * one.rounds
+            assert one.energy_mj is None or one.energy_mj > 0
+
+    def test_measurements_say_under_which_conditions(self, measurements: Sequence[Measurement]) -> None:
+        for one in measurements:
+            assert one.fingerprint == {**self.target.fingerprint(), "batch": "1", "shape": "1x8x8"}
+        require_comparable(measurements)
+
+    def test_the_target_runs_the_file_that_it_measures(
+        self, networks: Sequence[nn.Module], artefacts: Sequence[Artefact]
+    ) -> None:
+        run = self.target.runner(artefacts[1])  # type: ignore[attr-defined]
+        parity = compare(run, outputs(networks[1], noise(5, seed=3)), noise(5, seed=3))
+        assert parity.max_rel_error <= self.tolerance
 
     def test_measurements_survive_json(self, measurements: Sequence[Measurement]) -> None:
         for one in measurements:

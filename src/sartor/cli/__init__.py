@@ -137,6 +137,8 @@ def _kept(error: Exception, asked: Mapping[str, Any]) -> str:
 
 
 def _stopped(verb: str | None, asked: Mapping[str, Any]) -> str:
+    if verb == "profile" and asked.get("out"):
+        return "stopped; the same command continues"
     folder = _run_folder(asked) if verb in ("search", "bench", "resume") else None
     return f"stopped; continue with `sartor resume {folder}`" if folder else "stopped"
 

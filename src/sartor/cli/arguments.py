@@ -48,12 +48,12 @@ class Limit(NamedTuple):
         return read
 
 
-_TARGET = "Where it will run, of `sartor list targets`, remote:COMMAND or path.py:Class"
+TARGET = "Where it will run, of `sartor list targets`, remote:COMMAND or path.py:Class"
 
 Data = Annotated[str, Argument(metavar="DATA", help="digits, an .npz or IDX file, a folder, or a data set id.")]
 Out = Annotated[Path, Option(metavar="RUN", help="The run folder to write, as runs/first.")]
-Target = Annotated[str, Option(metavar="NAME", help=f"{_TARGET}.")]
-Targets = Annotated[list[str] | None, Option("--target", metavar="NAME", help=f"{_TARGET}; may repeat.")]
+Target = Annotated[str, Option(metavar="NAME", help=f"{TARGET}.")]
+Targets = Annotated[list[str] | None, Option("--target", metavar="NAME", help=f"{TARGET}; may repeat.")]
 Latency = Annotated[
     list[Limit] | None,
     Option(
@@ -77,6 +77,9 @@ Size = Annotated[
 LimitAs = Annotated[
     Literal["hard", "penalty", "exponent", "lagrangian", "pareto"],
     Option("--limit-as", help="How the search takes limits; the verdict is measured all the same."),
+]
+Profile = Annotated[
+    Path | None, Option("--costs", metavar="FILE", help="Predict latencies with a file that `sartor profile` wrote.")
 ]
 Weights = Annotated[
     Path | None, Option(metavar="RUN", help="Take the shared weights of an earlier run instead of training.")

@@ -27,6 +27,7 @@ _OTHERS = (
     "target",
     "limit_as",
     "weights",
+    "costs",
     "steps",
     "trials",
     "trial_timeout",
@@ -74,7 +75,7 @@ def check_same(run: Path, context: typer.Context) -> None:
         before, now = recorded.get(_RECORDED_AS.get(name, name)), context.params[name]
         if name == "image_size":
             before, now = _sides(before), _sides(now)
-        elif name == "weights":
+        elif name in ("weights", "costs"):
             now = os.path.realpath(now)  # as it is recorded
         elif name == "target":
             now = [absolute(one) for one in now]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The six commands. Each checks what costs nothing to check, and only then imports what costs something."""
+"""The commands. Each checks what costs nothing to check, and only then imports what costs something."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import typer
 import sartor
 from sartor import names
 from sartor.cli import arguments as given
+from sartor.cli import profiling
 from sartor.cli.asked import check_same, limits_of, unused_budget
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ Examples:
   sartor search photos/ --target onnxruntime:int8 --latency 5ms --size 2MB --budget 1h --out runs/photos
   sartor search digits --target onnxruntime --target torch --latency 2ms --out runs/both
   sartor resume runs/photos --budget +30min
+  sartor profile --target openvino --space mobilenet --out cpu.costs
   sartor bench --space nasbench201 --objective cifar100 --queries 200 --seeds 30 --out runs/scoreboard
 """
 
@@ -66,6 +68,7 @@ def search(
     params: given.Params = None,
     limit_as: given.LimitAs = "hard",
     weights: given.Weights = None,
+    costs: given.Profile = None,
     budget: given.Budget = None,
     steps: given.Steps = None,
     trials: given.Trials = None,
@@ -84,18 +87,13 @@ def search(
 
     Train a supernet, search it, verify and export the networks of the Pareto front.
     """
-    if (steps or trials) and budget:
-        raise ValueError("--budget and --steps/--trials are two ways to say how much work; give one of them")
-    if bool(steps) != bool(trials):
-        raise ValueError("--steps and --trials go together; give both, or a --budget")
+    _check_work(budget, steps, trials)
     if resume and force:
         raise ValueError("--resume continues a run and --force replaces it; give one of them")
     targets = target or ["onnxruntime"]
-    for one in targets:
-        names.check("targets", one)
-    names.check("spaces", space)
-    names.check("strategies", strategy)
-    limits = limits_of(context.params)
+    for family, named in (("targets", targets), ("spaces", [space]), ("strategies", [strategy])):
+        for one in named:
+            names.check(family, one)
     if _may_write(out, resume=resume, force=force):
         check_same(out, context)
         if warning := unused_budget(out, context):
@@ -110,9 +108,10 @@ def search(
         data,
         target=targets,
         out=out,
-        limits=limits,
+        limits=limits_of(context.params),
         limit_as=limit_as,
         weights=weights,
+        costs=costs,
         budget_s=None if steps else budget or DEFAULT_BUDGET_S,
         steps=steps,
         trials=trials,
@@ -195,6 +194,7 @@ def bench(
     strategy: given.OwnStrategies = None,
     device: given.Device = None,
     latency: given.DeviceLatency = None,
+    limit_as: given.LimitAs = "hard",
     cost: given.Costs = None,
     signal: given.Signal = None,
     fidelity: given.Fidelities = None,
@@ -218,7 +218,8 @@ def bench(
 
     from sartor.bench import named_entries, table_problem
 
-    entries = named_entries([*asked, *(strategy or [])], tuned=benching.read_pairs("--tuned", tuned or []))
+    said = benching.read_pairs("--tuned", tuned or [])
+    entries = named_entries([*asked, *(strategy or [])], tuned=said, limit_as=limit_as)
     problem = table_problem(
         space,
         objective,
@@ -230,6 +231,9 @@ def bench(
     )
     counts = {"queries": queries, "seeds": seeds}
     benching.run(problem, entries, out, _progress(), **counts, workers=workers, resume=begun, force=force)
+
+
+app.command("profile")(profiling.profile)
 
 
 @app.command("list")
@@ -266,6 +270,14 @@ def _never_began(folder: Path) -> bool:
     """Say whether a folder holds no more than a search leaves that was killed before it wrote its record."""
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return bool(found) and found <= {"run.lock", "run.json.tmp"}
+
+
+def _check_work(budget: float | None, steps: int | None, trials: int | None) -> None:
+    """Raise ValueError unless the amount of work is said in one way, or none."""
+    if (steps or trials) and budget:
+        raise ValueError("--budget and --steps/--trials are two ways to say how much work; give one of them")
+    if bool(steps) != bool(trials):
+        raise ValueError("--steps and --trials go together; give both, or a --budget")
 
 
 def _may_write(out: Path, *, resume: bool, force: bool) -> bool:

@@ -39,38 +39,56 @@ def measured(models: Sequence[Path], *, target: str, threads: int) -> tuple[dict
         raise ValueError(f"target {target!r} does not say which file it runs; give its class a file_name")
     artefacts: dict[str, Artefact] = {}
     for model in models:
-        artefacts |= _of_file(model, file_name) if model.is_file() else _of_run(model, file_name)
+        artefacts |= _of_file(model, file_name) if model.is_file() else _of_run(model, kind.name, file_name)
     return _attempted(artefacts, _timer(kind, threads))
+
+
+def _reads_onnx(file_name: str) -> bool:
+    """Whether a target runs ONNX files, its own kind aside: OpenVINO reads both."""
+    return file_name.endswith((".onnx", ".xml"))
 
 
 def _of_file(path: Path, file_name: str) -> dict[str, Artefact]:
     from sartor.protocols import Artefact
 
-    if not file_name.endswith(".onnx"):
+    if not _reads_onnx(file_name):
         raise ValueError(f"{path}: this target runs files like {file_name}; give a run folder")
-    return {str(path): Artefact(path, (), (path,))}
+    return {str(path): Artefact(path, _input_of(path), (path,))}
 
 
-def _of_run(run: Path, file_name: str) -> dict[str, Artefact]:
-    """Return the exported networks of a run: the front and the baselines, not those still being written."""
-    from sartor.protocols import Artefact
+def _of_run(run: Path, target: str, file_name: str) -> dict[str, Artefact]:
+    """Return the exported networks of a run: the front and the baselines, not those still being written.
 
+    A network that was searched for another target is taken as the ONNX file of the same precision, where there is one
+    that the target reads.
+    """
     if not (run / "run.json").is_file():
         raise ValueError(f"{run} is no run folder (a search writes run.json into it)")
     folders = [path for part in ("pareto", "baselines") for path in sorted(run.glob(f"{part}/[!.]*"))]
-    found = {
-        str(folder): Artefact(folder / file_name, _input_shape(folder, file_name), (folder / file_name,))
-        for folder in folders
-        if (folder / file_name).is_file()
-    }
+    found = {str(folder): one for folder in folders if (one := _exported(folder, target, file_name)) is not None}
     if not found:
         raise ValueError(f"{run} holds no exported network with a {file_name}")
     return found
 
 
-def _input_shape(folder: Path, file_name: str) -> tuple[int, ...]:
-    if file_name.endswith(".onnx"):
-        return ()  # such a file describes its inputs
+def _exported(folder: Path, target: str, file_name: str) -> Artefact | None:
+    """Return what a target runs of one network; None where it has nothing for it."""
+    from sartor.protocols import Artefact
+
+    try:
+        one = json.loads((folder / "export.json").read_bytes())["artefacts"][target]
+        files = tuple(folder / str(name) for name in one["files"])
+        return Artefact(folder / str(one["file"]), tuple(map(int, one["input_shape"])), files)
+    except (OSError, ValueError, LookupError, TypeError):  # not exported for it, or no longer described
+        pass
+    names = [file_name, *([Path(file_name).with_suffix(".onnx").name] if _reads_onnx(file_name) else [])]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    return Artefact(path, _input_of(path) if path.suffix == ".onnx" else _image_of(folder), (path,))
+
+
+def _image_of(folder: Path) -> tuple[int, ...]:
     path = folder / "preprocessing.json"
     try:
         size = json.loads(path.read_bytes())
@@ -79,12 +97,26 @@ def _input_shape(folder: Path, file_name: str) -> tuple[int, ...]:
         raise ValueError(f"{path} does not say the size of the input ({error})") from None
 
 
+def _input_of(path: Path) -> tuple[int, ...]:
+    """Return the shape of the first input of an ONNX file, 1 for what it leaves open; () for what is no model."""
+    try:
+        import onnx
+
+        graph = onnx.load(path, load_external_data=False).graph
+        dimensions = graph.input[0].type.tensor_type.shape.dim
+        return tuple(max(1, int(dimension.dim_value)) for dimension in dimensions)
+    except ImportError:
+        raise ImportError("reading ONNX files needs onnx: pip install 'sartor[onnx]'") from None
+    except Exception:  # the runtime says why when it opens the file
+        return ()
+
+
 def _timer(kind: Target, threads: int) -> Callable[[Sequence[Artefact]], list[Measurement]]:
-    """Return what times artefacts; ONNX Runtime takes files from anywhere, whose inputs they describe."""
+    """Return what times artefacts; ONNX Runtime here takes files from anywhere, with any inputs."""
     from sartor.targets.measure import measure_onnx
     from sartor.targets.onnxruntime import OnnxRuntimeTarget
 
-    if not isinstance(kind, OnnxRuntimeTarget):
+    if not isinstance(kind, OnnxRuntimeTarget) or kind.device != "cpu":
         return kind.measure
     time = partial(measure_onnx, threads=threads, seconds=SECONDS)
     return lambda artefacts: time([artefact.path for artefact in artefacts])

@@ -61,10 +61,11 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path, *, classes: Sequenc
     write_bytes(path, data)
 
 
-def open_session(path: Path, *, threads: int = 1) -> Any:
-    """Return an ONNX Runtime session on the CPU with `threads` threads.
+def open_session(path: Path, *, threads: int = 1, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
+    """Return an ONNX Runtime session on `threads` threads, whose operators run on the first of `providers`.
 
-    Raises ExportError, one line with the file and the reason, for whatever the runtime refuses.
+    Raises ExportError, one line with the file and the reason, for whatever the runtime refuses; also where it
+    would have gone on quietly without the first provider.
     """
     try:
         import onnxruntime
@@ -78,9 +79,13 @@ def open_session(path: Path, *, threads: int = 1) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # what is fatal is raised anyway
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=[*providers])
     except Exception as error:
         raise ExportError(f"{path}: {_reason(error)}") from error
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if wanted not in session.get_providers():
+        raise ExportError(f"{path}: ONNX Runtime cannot start {wanted}: check its CUDA and cuDNN libraries")
+    return session
 
 
 def onnx_runner(path: Path, *, threads: int = 1) -> Run:

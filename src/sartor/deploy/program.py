@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from sartor.atomic import write_bytes
 from sartor.deploy.parity import ExportError, Run, evaluating, pair, single_line
@@ -42,8 +43,11 @@ def export_pt2(net: nn.Module, example: Tensor, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_pt2(path: Path) -> nn.Module:
-    """Return the program at `path` as a module; ExportError if it is none, or would run code of whoever wrote it."""
+def load_pt2(path: Path, *, device: str = "cpu") -> nn.Module:
+    """Return the program at `path` as a module on `device`, with the tensors that it makes on the way.
+
+    ExportError if it is no such program, or would run code of whoever wrote it.
+    """
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     try:
@@ -55,7 +59,8 @@ def load_pt2(path: Path) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.load(path).module()
+            program = torch.export.load(path)
+            return (program if device == "cpu" else move_to_device_pass(program, device)).module()
         except Exception as error:
             raise ExportError(f"{path} is not a torch.export program: {single_line(error)}") from error
 

@@ -10,18 +10,33 @@ if TYPE_CHECKING:
     from sartor.predictors.gaussian_process import GaussianProcess as GaussianProcess
     from sartor.predictors.gbdt import GBDT as GBDT
     from sartor.predictors.gcn import GCN as GCN
+    from sartor.predictors.help import HELP as HELP
+    from sartor.predictors.la_darts import LADARTS as LADARTS
     from sartor.predictors.mlp import MLP as MLP
     from sartor.predictors.pretrained_mlp import PretrainedMLP as PretrainedMLP
     from sartor.predictors.ridge import Ridge as Ridge
     from sartor.predictors.ridge_or_svr import RidgeOrSVR as RidgeOrSVR
     from sartor.predictors.workload_latency import WorkloadLatency as WorkloadLatency
 
-__all__ = ["GBDT", "GCN", "MLP", "GaussianProcess", "PretrainedMLP", "Ridge", "RidgeOrSVR", "WorkloadLatency"]
+__all__ = [
+    "GBDT",
+    "GCN",
+    "HELP",
+    "LADARTS",
+    "MLP",
+    "GaussianProcess",
+    "PretrainedMLP",
+    "Ridge",
+    "RidgeOrSVR",
+    "WorkloadLatency",
+]
 
 _MODULES = {
     "GBDT": "gbdt",
     "GCN": "gcn",
+    "HELP": "help",
     "GaussianProcess": "gaussian_process",
+    "LADARTS": "la_darts",
     "MLP": "mlp",
     "PretrainedMLP": "pretrained_mlp",
     "Ridge": "ridge",

@@ -68,6 +68,7 @@ def search_for_device(
     image_size: int | tuple[int, int] | None = None,
     baselines: bool = True,
     weights: str | Path | None = None,
+    costs: str | Path | None = None,
     force: bool = False,
     on_progress: Say | None = None,
 ) -> Run:
@@ -91,6 +92,8 @@ def search_for_device(
             the budget goes there.
         weights: an earlier run on the same space and classes, whose shared weights are taken instead of training.
             `steps` are then those that each network trains by itself.
+        costs: a file that `sartor profile` wrote for the targets and the space: its predictions are used, and few
+            networks are measured, for the speed of today.
         trial_timeout_s: a candidate that takes longer fails, and the search goes on.
         force: replace the run in `out`.
         on_progress: called with a line at each stage.
@@ -110,17 +113,29 @@ def search_for_device(
     arguments = {
         "data": task.name if isinstance(data, Task) else absolute_source(str(data)), "given": isinstance(data, Task),
         "target": [own.absolute(one) for one in asked], "limits": dict(limits or {}), "limit_as": limit_as,
-        "weights": str(Path(weights).resolve()) if weights else None, "budget_s": budget_s if steps is None else None,
+        "weights": str(Path(weights).resolve()) if weights else None,
+        "costs": str(Path(costs).resolve()) if costs else None, "budget_s": budget_s if steps is None else None,
         "steps": steps, "trials": trials, "space": own.absolute(space), "strategy": own.absolute(strategy),
-        "seed": seed, "threads": threads,
-        "trial_timeout_s": trial_timeout_s,
-        "image_size": image_size,
+        "seed": seed, "threads": threads, "trial_timeout_s": trial_timeout_s, "image_size": image_size,
         "baselines": baselines,
     }  # fmt: skip
-    record = {
+    record = _record(arguments, task, devices)
+    if trial_timeout_s is not None:
+        _check_portable(task)
+    if weights is not None:
+        check_weights(Path(weights), record)
+    if costs is not None and not Path(costs).is_file():
+        raise FileNotFoundError(f"{costs}: no such file; `sartor profile` writes one")
+    run = Run.create(out, record, force=force)
+    return _finish(Job(run, task, devices, on_progress or _silent), started)
+
+
+def _record(arguments: Mapping[str, Any], task: Task, devices: Sequence[Target]) -> dict[str, Any]:
+    """What `run.json` says from the start."""
+    return {
         "command": sys.argv,
-        "arguments": arguments,
-        "seed": seed,
+        "arguments": dict(arguments),
+        "seed": arguments["seed"],
         "environment": _environment(),
         "task": {
             **task.record,
@@ -132,12 +147,6 @@ def search_for_device(
         },
         "targets": [{"name": device.name, "fingerprint": device.fingerprint()} for device in devices],
     }
-    if trial_timeout_s is not None:
-        _check_portable(task)
-    if weights is not None:
-        check_weights(Path(weights), record)
-    run = Run.create(out, record, force=force)
-    return _finish(Job(run, task, devices, on_progress or _silent), started)
 
 
 def resume(

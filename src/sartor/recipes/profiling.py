@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
 from sartor.architecture import Architecture
-from sartor.atomic import write_json
+from sartor.atomic import write_bytes, write_json
 from sartor.costs import CostStore
+from sartor.costs.levels import typical
+from sartor.costs.profile import Profile, load_profile
 from sartor.deploy.scratch import scratch_beside
 from sartor.nn import resized
 from sartor.predictors import WorkloadLatency
@@ -46,6 +49,8 @@ Array = NDArray[np.float64]
 SAMPLES = 24
 SAMPLE_SECONDS = 0.25
 DRIFT_SAMPLES = 6
+LEVEL_SAMPLES = 8  # where a profile is given, which knows all but the speed of today
+PROFILE = "profile.costs"  # in the run folder
 MEASURED = ("latency_ms", "energy_mj", "memory_mb", "size_bytes")  # the limits that a measurement decides
 
 
@@ -59,10 +64,14 @@ def profile(job: Job) -> None:
     Raises LimitError when even the smallest network is slower than the latency limit, on every target, and ValueError
     for a limit of something that a target does not measure.
     """
-    archs = spread_samples(job.space, SAMPLES, [*job.hand_made().values()], random.Random(f"{job.seed}/profile"))
+    adopt_profiles(job)
     unreachable: list[LimitError] = []
     for target in job.targets:
-        store, fingerprint = _store(job), target.fingerprint()
+        store, fingerprint, count = _store(job), target.fingerprint(), SAMPLES
+        if profile_of(job, target) is not None:
+            count = LEVEL_SAMPLES
+        given = [*job.hand_made().values()]
+        archs = spread_samples(job.space, count, given, random.Random(f"{job.seed}/profile"))
         if not store.samples(fingerprint):
             job.say(f"measuring {len(archs)} networks on {target.name}")
             measurements = zip(archs, _measured(job, target, archs), strict=True)
@@ -76,6 +85,37 @@ def profile(job: Job) -> None:
     for one in unreachable:
         job.say(f"warning: {one}")
     _write_models(job)
+
+
+def adopt_profiles(job: Job) -> None:
+    """Copy the profile that was named with `costs` into the run, so that it goes on without it.
+
+    Raises ValueError where it has none of a target and the space, or one that was measured under other conditions.
+    """
+    given, kept = job.arguments.get("costs"), job.path / PROFILE
+    if not given:
+        return
+    if not kept.is_file():
+        write_bytes(kept, Path(given).read_bytes())
+    for target in job.targets:
+        found = profile_of(job, target)
+        assert found is not None
+        was, now = found.fingerprint, target.fingerprint()
+        other = [f"{key} was {was[key]}, is {now[key]}" for key in now if was.get(key, now[key]) != now[key]]
+        if other:
+            raise ValueError(
+                f"the profile of {target.name} in {given} was measured under other conditions ({other[0]}); adapt it: "
+                f"sartor profile --from {given} --samples 10 --target {target.name} --out NEW.costs"
+            )
+        if dict(found.space.choices) != dict(job.space.choices):
+            raise ValueError(f"the profile in {given} is of a space with other choices: profile this one")
+
+
+def profile_of(job: Job, target: Target) -> Profile | None:
+    """The adopted profile of a target, if the search was given one; ValueError where that has none of it."""
+    if not job.arguments.get("costs"):
+        return None
+    return load_profile(job.path / PROFILE, target=target.name, network=job.ghost)
 
 
 def drift(job: Job) -> dict[str, float]:
@@ -231,11 +271,15 @@ def _samples(job: Job, target: Target) -> list[tuple[Architecture, Measurement]]
 def latency(job: Job, target: Target) -> Cost:
     """Milliseconds of an architecture: as measured for those that were, as predicted for all others.
 
-    Both at the speed of the target when the search began.
+    Both at the speed of the target when the search began; so are the predictions of a profile that was given.
     """
     samples = _samples(job, target)
     now = job.run.record.get("drift", {}).get(target.name, 1.0)
     values = now * typical([measurement for _, measurement in samples])
+    known = profile_of(job, target)
+    if known is not None:
+        level = float(np.median(values / known.predict([arch for arch, _ in samples])[0]))
+        return lambda arch: level * known.latency(arch)
     measured = {arch: float(ms) for (arch, _), ms in zip(samples, values, strict=True)}
     predictor = WorkloadLatency(job.workload).fit(list(measured), np.array([*measured.values()]))
     return lambda arch: measured[arch] if arch in measured else float(predictor.predict([arch])[0][0])
@@ -252,12 +296,6 @@ def samples_within(job: Job, target: Target) -> list[Architecture]:
     return [arch for _, arch in sorted(within, key=lambda pair: pair[0])]
 
 
-def typical(measurements: Sequence[Measurement]) -> Array:
-    """(N,) milliseconds that other work on the machine disturbs least: each p10, at the level of the medians."""
-    p10, p50 = (np.array([getattr(m, name) for m in measurements]) for name in ("p10", "latency_ms"))
-    return np.asarray(p10 * np.median(p50 / p10))
-
-
 def _write_models(job: Job) -> None:
     """State what the predictors are worth; those of further targets are kept beside the first one's."""
     models = {target.name: _model(job, target) for target in job.targets}
@@ -270,7 +308,12 @@ def _model(job: Job, target: Target) -> dict[str, Any]:
     samples = _samples(job, target)
     archs, measurements = [arch for arch, _ in samples], [measurement for _, measurement in samples]
     values = np.array([measurement.latency_ms for measurement in measurements])
-    predicted = cross_validated(WorkloadLatency(job.workload), archs, typical(measurements))
+    method = "5-fold cross-validation: each network is predicted by a fit that has not seen it"
+    if profile_of(job, target) is None:
+        predicted = cross_validated(WorkloadLatency(job.workload), archs, typical(measurements))
+    else:
+        cost, method = latency(job, target), "the profile that was given, at the level of these networks"
+        predicted = np.array([cost(arch) for arch in archs])
     pairs = [
         {"id": arch.id, "predicted_ms": float(p), "measured_ms": float(v), "held_out": True}
         for arch, p, v in zip(archs, predicted, values, strict=True)
@@ -280,7 +323,6 @@ def _model(job: Job, target: Target) -> dict[str, Any]:
         "spearman": _correlation(spearmanr, predicted, values),
         "kendall": _correlation(kendalltau, predicted, values),
     }
-    method = "5-fold cross-validation: each network is predicted by a fit that has not seen it"
     ranked = "no rank correlation" if errors["spearman"] is None else f"rank correlation {errors['spearman']:.3f}"
     job.say(f"latency model of {target.name}: error {errors['mape']:.1%}, {ranked} on held-out networks")
     return {"samples": len(archs), "held_out": len(archs), "method": method, **errors, "pairs": pairs}

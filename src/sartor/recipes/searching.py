@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from sartor.objective import Objective, costs, violation
 from sartor.pareto import non_dominated_sort
 from sartor.protocols import Strategy, Target
 from sartor.recipes.job import COUNTED, Job
-from sartor.recipes.profiling import costs_on, counts, latency, samples_within
+from sartor.recipes.profiling import costs_on, counts, latency, samples_within, spread_samples
 from sartor.recipes.training import PortableError
 from sartor.search import search
 from sartor.space import SearchSpace
@@ -25,7 +26,8 @@ from sartor.trial import Trial, TrialLog
 
 __all__ = ["Candidates", "objectives", "search_trials", "worth_verifying"]
 
-NEAR = 0.88  # of a latency limit: networks that use it
+NEAR = 0.9  # of a latency limit: networks that use it
+LOOKS = 400  # at networks of the space, for some that do
 NEAR_SHARE = 1 / 4  # of what is verified is near the limit
 
 Candidates = Mapping[Architecture, Mapping[str, float]]
@@ -40,7 +42,8 @@ def search_trials(job: Job, supernet: nn.Module) -> Candidates:
     Where every trial was infeasible, as under a limit that only the very smallest meet, the candidates are those of
     the measured sample that keep the limits: there is at least one, or the profile would have said so.
     """
-    goals = objectives(job, PortableError(job, supernet))
+    measure_error = PortableError(job, supernet)
+    goals = objectives(job, measure_error)
     predicted = {target.name: latency(job, target) for target in job.targets}
     strategy, searched = under_limits(
         lambda space, given: _strategy(job, space, given), job.space, goals, job.arguments.get("limit_as", "hard"),
@@ -59,15 +62,16 @@ def search_trials(job: Job, supernet: nn.Module) -> Candidates:
         done = [trial for trial in log if trial.state == "done"]
     chosen: list[Architecture] = []
     for target in job.targets:
-        chosen += _chosen_for(job, target, done)
+        chosen += _chosen_for(job, target, done, measure_error)
     known = {arch: {name: cost(arch) for name, cost in predicted.items()} for arch in dict.fromkeys(chosen)}
     return dict(sorted(known.items(), key=lambda item: item[1][job.target.name]))
 
 
-def _chosen_for(job: Job, target: Target, done: Sequence[Trial]) -> list[Architecture]:
+def _chosen_for(job: Job, target: Target, done: Sequence[Trial], measure_error: Cost) -> list[Architecture]:
     """The networks to verify for one target: its part of all that are verified."""
     count = max(2, job.plan["verified"] // len(job.targets))
-    goals = [Objective("error", abs), *limited(job, target)]
+    goals = [Objective("error", measure_error), *limited(job, target)]
+    done = [*done, *_near_the_limit(job, goals, done, int(NEAR_SHARE * count))]
     feasible = list({trial.arch: trial for trial in done if not violation(trial, goals)}.values())
     within = samples_within(job, target)
     if not feasible:
@@ -76,6 +80,33 @@ def _chosen_for(job: Job, target: Target, done: Sequence[Trial]) -> list[Archite
     chosen = [trial.arch for trial in worth_verifying(feasible, goals[:2], count)]
     smallest = job.space.smallest()  # the fastest end of every front, and few trials come near
     return [smallest, *chosen] if smallest in within else chosen
+
+
+def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial], wanted: int) -> list[Trial]:
+    """Trials of further networks that use the latency limit, where fewer than `wanted` of the search do.
+
+    A search goes where the front is steep, and a limit that is far from there would be left unused for want of a look.
+    """
+    latency_ms = goals[1]
+    limit = latency_ms.at_most
+    if limit is None:
+        return []
+
+    def uses(ms: float) -> bool:
+        return NEAR * limit <= ms <= limit
+
+    lacking = wanted - sum(uses(trial.values.get(latency_ms.name, 0.0)) for trial in done)
+    rng = random.Random(f"{job.seed}/near the limit")
+    tried = {trial.arch for trial in done}
+    found: list[Trial] = []
+    for arch in spread_samples(job.space, LOOKS if lacking > 0 else 0, [], rng):
+        if len(found) >= 2 * lacking:
+            break
+        costs_of = {goal.name: goal.measure(arch) for goal in goals[1:]}
+        if arch not in tried and uses(costs_of[latency_ms.name]):
+            values = {"error": goals[0].measure(arch), **costs_of}
+            found.append(Trial(job.plan["trials"] + len(found), arch, values, state="done"))
+    return found
 
 
 def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TARGETS", "load_target"]
 
-TARGETS = MappingProxyType(
+_TORCH = "sartor.targets.torch_eager:TorchTarget"
+_ONNX_RUNTIME = "sartor.targets.onnxruntime:OnnxRuntimeTarget"
+_OPENVINO = "sartor.targets.openvino:OpenVinoTarget"
+
+TARGETS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
     {
-        "torch": ("sartor.targets.torch_eager:TorchTarget", {}),
-        "onnxruntime": ("sartor.targets.onnxruntime:OnnxRuntimeTarget", {"precision": "float32"}),
-        "onnxruntime:int8": ("sartor.targets.onnxruntime:OnnxRuntimeTarget", {"precision": "int8"}),
+        "torch": (_TORCH, {}),
+        "torch:compile": (_TORCH, {"mode": "compile"}),
+        "torch:cuda": (_TORCH, {"device": "cuda"}),
+        "torch:cuda-compile": (_TORCH, {"device": "cuda", "mode": "compile"}),
+        "onnxruntime": (_ONNX_RUNTIME, {"precision": "float32"}),
+        "onnxruntime:int8": (_ONNX_RUNTIME, {"precision": "int8"}),
+        "onnxruntime:cuda": (_ONNX_RUNTIME, {"device": "cuda"}),
+        "openvino": (_OPENVINO, {"precision": "float32"}),
+        "openvino:int8": (_OPENVINO, {"precision": "int8"}),
+        "ncnn": ("sartor.targets.ncnn:NcnnTarget", {}),
+        "mnn": ("sartor.targets.mnn:MnnTarget", {}),
+        "executorch": ("sartor.targets.executorch:ExecuTorchTarget", {}),
+        "tensorrt": ("sartor.targets.tensorrt:TensorRtTarget", {}),
     }
 )
 """The names a user writes, with the class that each stands for and what it is called with."""
@@ -27,7 +42,9 @@ TARGETS = MappingProxyType(
 def load_target(text: str, *, threads: int = 1) -> Target:
     """Return the target that `text` names, or an object of the user's own class in ``path.py:Class``.
 
-    The user's class is called with `threads` as a keyword. Nothing is imported but the target asked for.
+    ``remote:COMMAND`` and ``remote:int8:COMMAND`` are machines on which the command starts an agent, see
+    `sartor.targets.remote`. The user's class is called with `threads` as a keyword. Nothing is imported but the
+    target asked for, and no machine is reached.
 
     Raises:
         ValueError: an unknown name, fewer than one thread, a file or class that cannot be had, or a class
@@ -40,8 +57,12 @@ def load_target(text: str, *, threads: int = 1) -> Target:
         module, _, name = place.partition(":")
         target: Target = getattr(importlib.import_module(module), name)(threads=threads, **arguments)
         return target
+    if text.startswith("remote:"):
+        from sartor.targets.remote import from_text
+
+        return from_text(text, threads)
     if not is_own(text):
-        raise ValueError(f"no target is named {text!r}: use {', '.join(TARGETS)} or path.py:Class")
+        raise ValueError(f"no target is named {text!r}: use {', '.join(TARGETS)}, remote:COMMAND or path.py:Class")
     return _made(load_own(text, "target"), text, threads)
 
 

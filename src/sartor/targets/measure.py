@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sartor.deploy.onnx import open_session
 from sartor.protocols import Artefact, Measurement
 from sartor.targets.artefacts import measure_artefacts
+from sartor.targets.onnxruntime import OnnxRuntimeTarget
 
 __all__ = ["measure_onnx"]
 
@@ -36,15 +36,21 @@ def measure_onnx(
             external data, has an operator that the runtime does not know or an input that is not float.
     """
     artefacts = [Artefact(path, (), (path, *_external(path))) for path in map(Path, paths)]
-    load = partial(_load, threads=threads, shapes=shapes or {})
-    return measure_artefacts(artefacts, load, threads=threads, seconds=seconds, seed=seed)
+    target = {**OnnxRuntimeTarget(threads=threads).fingerprint(), "dtype": "as in the file"}
+    fed: dict[Path, str] = {}
 
+    def load(artefact: Artefact) -> Callable[[], object]:
+        session = open_session(artefact.path, threads=threads)
+        rng = np.random.default_rng(0)
+        feed = {given.name: _noise(given, shapes or {}, rng) for given in session.get_inputs()}
+        fed[artefact.path] = " ".join("x".join(map(str, array.shape)) for array in feed.values())
+        return lambda: session.run(None, feed)
 
-def _load(artefact: Artefact, *, threads: int, shapes: Shapes) -> Callable[[], object]:
-    session = open_session(artefact.path, threads=threads)
-    rng = np.random.default_rng(0)
-    feed = {given.name: _noise(given, shapes, rng) for given in session.get_inputs()}
-    return lambda: session.run(None, feed)
+    def fingerprint(artefact: Artefact) -> Mapping[str, str]:
+        batch, _, shape = fed[artefact.path].partition("x")
+        return {**target, "batch": batch, "shape": shape}
+
+    return measure_artefacts(artefacts, load, threads=threads, seconds=seconds, seed=seed, fingerprint=fingerprint)
 
 
 def _noise(given: Any, shapes: Shapes, rng: np.random.Generator) -> NDArray[Any]:

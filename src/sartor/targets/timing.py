@@ -10,6 +10,8 @@ Two steps of common protocols are left out on purpose. Threads are not pinned to
 pinned thread waits behind a neighbour that a free one evades, and with 0 to 2 busy neighbours on 2 cores
 pinning changed neither medians nor spread. Numbers are not divided by the calibration kernel, only told
 beside it: the quotient has the noise of both, and no user can hold a limit in it.
+
+Nothing here needs torch: the file also runs on devices that have numpy and a runtime only.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from __future__ import annotations
 import gc
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 __all__ = ["Timing", "calibration_kernel", "different", "interval", "percentiles", "rounds", "wilcoxon"]
@@ -58,6 +61,7 @@ _WARM_UP_MOST_BLOCKS = 100
 _TICKS = 1000  # a timed block is at least so many of the clock's steps: 0.1 % is lost to reading it
 _MOST_REPEATS = 10_000
 _RESAMPLES = 300
+_BLOCK = 64  # of the calibration kernel's matrices
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,20 @@ class _Warm:
 
 
 def calibration_kernel(size: int = 512) -> Call:
-    """Return a fixed amount of arithmetic, a float32 product of two `size` x `size` matrices.
+    """Return a fixed amount of arithmetic: the multiplications of a float32 product of two `size` x `size` matrices.
 
-    It runs on torch's current number of threads.
+    They are done in blocks of 64, too small for a BLAS library to share out among threads, so the kernel runs on
+    one core whatever the number of threads: it asks how fast the machine is, and a kernel on every core would
+    also ask whether they are free.
     """
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(size, size, generator=generator) for _ in range(2))
-    out = torch.empty(size, size)
+    rng, blocks = np.random.default_rng(0), max(1, size // _BLOCK)
+    a = rng.standard_normal((blocks * blocks, _BLOCK, _BLOCK), dtype=np.float32)
+    b = rng.standard_normal((_BLOCK, _BLOCK), dtype=np.float32)
+    out = np.empty_like(a)
 
     def kernel() -> None:
-        torch.mm(a, b, out=out)
+        for _ in range(blocks):
+            np.matmul(a, b, out=out)
 
     return kernel
 
@@ -263,15 +271,21 @@ def _step(clock: Clock) -> float:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep garbage collection out of the timed loops, and denormals, slow on some processors, at zero."""
+    """Keep garbage collection out of the timed loops, and denormals, slow on some processors, at zero.
+
+    numpy has no switch for denormals; torch has one, and is asked where the process has loaded it anyway.
+    """
     collected = gc.isenabled()
-    flushed = bool(torch.tensor(1e-310, dtype=torch.float64) * 1 == 0)
+    torch: Any = sys.modules.get("torch")
+    flushed = torch is not None and bool(torch.tensor(1e-310, dtype=torch.float64) * 1 == 0)
     gc.collect()
     gc.disable()
-    torch.set_flush_denormal(True)
+    if torch is not None:
+        torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(flushed)
+        if torch is not None:
+            torch.set_flush_denormal(flushed)
         if collected:
             gc.enable()
