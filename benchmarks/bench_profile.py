@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sartor profile` within ten minutes: error and ranking of every model beside FLOPs and parameters, on this machine.
 
-For each target and space one profile of 600 s: MobileNet on 8x8 grey images, and NAS-Bench-201 networks on 32x32 colour
+For each target and space one profile of 600 s (or SARTOR_BUDGET): MobileNet on 8x8 grey images, and NAS-Bench-201 networks on 32x32 colour
 images. Errors are those of held-out networks; "again" is their second measurement as a prediction of the first, beyond
 which no ranking can be known. Run it when the machine is quiet. What is finished is kept in runs/profiles and not
 measured again; a run that was stopped continues there. Delete a file to measure its target and space anew.
@@ -9,6 +9,7 @@ measured again; a run that was stopped continues there. Delete a file to measure
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from sartor.targets import load_target
 Row = Mapping[str, str | float | int | None]
 
 KEPT = Path(__file__).parents[1] / "runs" / "profiles"
-BUDGET_S, QUICK_S = 600.0, 20.0
+BUDGET_S, QUICK_S = float(os.environ.get("SARTOR_BUDGET", "600")), 20.0
 TARGETS = ("onnxruntime", "openvino:int8", "torch")
 SPACES: Mapping[str, Mapping[str, Any]] = {
     "mobilenet": {"size": 8, "channels": 1, "classes": 10},

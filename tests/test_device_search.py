@@ -225,6 +225,15 @@ def test_a_network_that_cannot_be_exported_is_left_out_and_the_rest_is_recommend
     assert any("is left out: the second exporter refuses it" in message for message in messages)
 
 
+def test_networks_for_torch_are_the_files_that_were_measured(tmp_path: Path) -> None:
+    """Training leaves layouts of its own in the weights, and a program for torch holds them."""
+    arguments = {**SMALL, "target": ["torch", "onnxruntime"], "baselines": False}
+    with recipes.search_for_device("digits", out=tmp_path / "run", **arguments) as run:
+        fronts = json.loads((run.path / "fronts.json").read_text())
+        assert fronts["torch"] and fronts["onnxruntime"]
+        assert all((path / "model.pt2").is_file() for path in (run.path / "pareto").iterdir())
+
+
 def test_a_network_that_diverges_is_shown_as_it_was_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,7 @@ def test_after_the_first_networks_those_are_measured_on_which_models_disagree(se
 
 def test_a_budget_ends_it_and_leaves_a_whole_profile(setup: Setup) -> None:
     profile = setup.run(samples=None, tests=None, budget_s=1.0)
-    assert len(profile.train) == recipe.FEWEST
+    assert recipe.FEWEST <= len(profile.train) < recipe.POOL  # what the clock of this machine allows
     assert len(profile.test) >= recipe.FEWEST_TESTS
     assert profile.record["retest"] is not None
 

@@ -61,6 +61,7 @@ def write_member(job: Job, folder: Path, arch: Architecture, made: Callable[[], 
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "architecture.json", (arch.to_json() + "\n").encode())
         write_bytes(folder / "weights.safetensors", state_bytes(net))
+        net = _stored(job, folder, arch)  # training leaves layouts of its own, which programs for torch would hold
         described, written = {}, dict[Path, bytes]()
         for target in job.targets:
             artefact = target.prepare(net, (job.example(net),), _calibration(job, net), folder)
@@ -209,6 +210,10 @@ def file_metric(job: Job, member: Member, target: Target, split: str, run: Runne
 
 def stored_network(job: Job, member: Member) -> nn.Module:
     """The network of a member, with the weights in its folder."""
-    network = extract(job.network(), member.arch).eval()
-    load_model(network, member.folder / "weights.safetensors")
+    return _stored(job, member.folder, member.arch)
+
+
+def _stored(job: Job, folder: Path, arch: Architecture) -> nn.Module:
+    network = extract(job.network(), arch).eval()
+    load_model(network, folder / "weights.safetensors")
     return network
