@@ -1,9 +1,9 @@
 """Limits from tight to loose: whether the recommended network keeps each when measured, and how much of it it uses.
 
 The shared weights are trained once, on MNIST without a limit. Then each of 20 limits, spread evenly in ratio from 1.1
-times the smallest network's latency to .95 times the largest's, gets a search of its own with these weights and
-another seed. A limit is met if the median latency of the recommended file, as measured at the end, is within it.
-"used" is that median over the limit; "up to" is that of the slowest verified network within the limit.
+times the smallest network's latency to .95 times the largest's, gets a search of its own with these weights. A limit is
+met if the median latency of the recommended file, as measured at the end, is within it. "used" is that median over the
+limit; "up to" is that of the slowest verified network within the limit.
 
 SARTOR_MNIST names `mnist.npz`, SARTOR_OUT a folder to keep the runs in: those that are there are not run again.
 """
@@ -36,12 +36,13 @@ def rows(quick: bool) -> Iterator[Row]:
         lowest, highest = ends(weights)
         found = []
         for number, limit in enumerate(np.geomspace(1.1 * lowest, 0.95 * highest, count)):
-            found.append(searched(out / f"limit-{number}", weights, float(limit), number, search_s))
+            found.append(searched(out / f"limit-{number}", weights, float(limit), search_s))
             yield found[-1]
     used = [float(str(row["used"])) for row in found if row["used"] is not None]
     reached = [float(str(row["up to"])) for row in found if row["up to"] is not None]
     met = sum(one <= 1 for one in used)
-    yield {"limit ms": f"{met} of {count} met", "measured ms": None, "used": min(used), "up to": min(reached)}
+    least = {"used": min(used, default=None), "up to": min(reached, default=None)}
+    yield {"limit ms": f"{met} of {count} met", "measured ms": None, **least}
     medians = (float(np.median(values)) for values in (used, reached))
     yield {"limit ms": "median", "measured ms": None, **dict(zip(("used", "up to"), medians, strict=True))}
 
@@ -62,13 +63,13 @@ def ends(run: Path) -> tuple[float, float]:
     return min(measured), max(measured)
 
 
-def searched(out: Path, weights: Path, limit: float, seed: int, budget_s: float) -> Row:
+def searched(out: Path, weights: Path, limit: float, budget_s: float) -> Row:
     """Return what a search under a limit recommends, as measured."""
     recorded = out / "limit.json"
     if not recorded.is_file() or not (out / "report.json").is_file():
         with recipes.search_for_device(
             DATA, target=TARGET, out=out, limits={"latency_ms": limit}, budget_s=budget_s, weights=weights,
-            baselines=False, seed=seed, force=True,
+            baselines=False, force=True,
         ):  # fmt: skip
             recorded.write_text(json.dumps(limit))
     limit = json.loads(recorded.read_text())

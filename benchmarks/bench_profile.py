@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sartor profile` within ten minutes: error and ranking of every model beside FLOPs and parameters, on this machine.
 
-For each target and space one profile of 600 s (or SARTOR_BUDGET): MobileNet on 8x8 grey images, and NAS-Bench-201 networks on 32x32 colour
-images. Errors are those of held-out networks; "again" is their second measurement as a prediction of the first, beyond
-which no ranking can be known. Run it when the machine is quiet. What is finished is kept in runs/profiles and not
-measured again; a run that was stopped continues there. Delete a file to measure its target and space anew.
+For each target and space one profile of 600 s (or SARTOR_BUDGET): MobileNet on 8x8 grey images, and NAS-Bench-201
+networks on 32x32 colour images. Errors are those of held-out networks; "again" is their second measurement as a
+prediction of the first, beyond which no ranking can be known. Run it when the machine is quiet. What is finished is
+kept in runs/profiles and not measured again; a run that was stopped continues there. Delete a file to measure its
+target and space anew.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ def rows(quick: bool) -> Iterator[Row]:
 def _profile(path: Path, target: str, space: str, shape: Mapping[str, Any], budget_s: float) -> Profile:
     """Return the finished profile of this very device, or measure what is lacking."""
     fingerprint = load_target(target).fingerprint()
-    for entry in Ledger(path).entries() if path.is_file() else ():
-        if entry.fingerprint == fingerprint and entry.record is not None:
-            return profile_of(Ledger(path), entry)
+    kept = Ledger(path, to_read=True) if path.is_file() else None
+    for entry in kept.entries() if kept else ():
+        if kept and entry.fingerprint == fingerprint and entry.record is not None:
+            return profile_of(kept, entry)
 
     def say(line: str) -> None:
         sys.stdout.write(f"{space} on {target}: {line}\n")

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
+from sartor.costs import Profile
 from sartor.costs import profile as profiles
 from sartor.costs.fitting import Make, candidates
+from sartor.costs.ledger import Ledger
 from sartor.protocols import Artefact, Measurement
 from sartor.recipes import profile_device as recipe
+from sartor.recipes.profile_device import profile_device
 from sartor.targets.artefacts import TargetError
 from sartor.workload import Op, macs, trace
 
@@ -101,3 +104,52 @@ class SimulatedTarget:
             latency_ms=ms, p10=ms, p90=ms, p95=ms, p99=ms, minimum=ms, runs=60, rounds=6, ci_low=ms, ci_high=ms, cv=0.0,
             noisy=False, notes=(), size_mb=0.1, memory_mb=None, fingerprint={**self.fingerprint(), "shape": "any"},
         )  # fmt: skip
+
+
+class Leaving(SimulatedTarget):
+    """Is out of reach in one session, and says so as a remote device does: with a reason for each network."""
+
+    gone_in = -1
+
+    def measure(self, artefacts: Any) -> Any:
+        if self.sessions == self.gone_in:
+            self.sessions += 1
+            reasons = {place: f"{one.path}: no route to host" for place, one in enumerate(artefacts)}
+            raise TargetError("no route to host", reasons, [None] * len(artefacts))
+        return super().measure(artefacts)
+
+
+MOBILENET: dict[str, Any] = {"space": "mobilenet", "size": 8, "channels": 1, "samples": 20, "tests": 8}
+
+
+@dataclass
+class Setup:
+    """A device that stands for every target, and a run of the recipe on it."""
+
+    path: Path
+    device: SimulatedTarget
+
+    def run(self, **given: Any) -> Profile:
+        return profile_device(**{**MOBILENET, "target": "simulated", "out": self.path, **given})
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.path)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [session.kind for session in self.ledger.sessions(self.ledger.entries()[0])]
+
+    @classmethod
+    def on(cls, path: Path, patch: pytest.MonkeyPatch) -> Setup:
+        """Let the device stand for every target, and quick models for all."""
+        made = cls(path, SimulatedTarget())
+        patch.setattr(recipe, "load_target", lambda text, threads: made.device)
+        use_quick_models(patch)
+        return made
+
+
+def value(profile: Profile, measure: str) -> float:
+    found = profile.errors[measure].value
+    assert found is not None
+    return found

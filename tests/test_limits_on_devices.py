@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ import pytest
 from sartor import recipes
 from sartor.cli import main
 from sartor.limits import FORMS
+from sartor.recipes import device_search, verification
+from sartor.recipes.job import Job
 from sartor.recipes.profile_device import profile_device
-from sartor.recipes.profiling import LimitError
+from sartor.recipes.profiling import LimitError, profile
+from sartor.recipes.searching import objectives
 from sartor.report.reading import read_run
+from sartor.run import Run
+from sartor.targets import load_target
+from sartor.targets.artefacts import TargetError
+from sartor.task import load_task
 from sartor.trial import TrialLog
 
 HERE = Path(__file__).parent
@@ -140,6 +148,59 @@ def test_weights_of_an_earlier_run_serve_another_limit(both: Path, tmp_path: Pat
         assert run.record["plan"]["shared_steps"] == 12
 
 
+def test_weights_of_another_split_are_refused(both: Path, tmp_path: Path) -> None:
+    """They have been trained on images that would test the networks now."""
+    with pytest.raises(ValueError, match=r"trained on another split of this data.*search with seed 0"):
+        recipes.search_for_device("digits", target=COUNTING, out=tmp_path / "a", weights=both, seed=1, **SMALL)
+
+
+def test_the_share_of_a_limit_is_that_on_the_target_that_suits_best(tmp_path: Path) -> None:
+    """Signed, so that a Lagrangian's multiplier falls where limits are kept."""
+    targets = (load_target(COUNTING), load_target(PARAMETERS))
+    arguments = {"data": "digits", "space": SPACE, "limits": LIMITS, "seed": 0, "threads": 1, "baselines": False}
+    with Run.create(tmp_path / "run", {"arguments": arguments}) as run:
+        job = Job(run, load_task("digits"), targets, print)
+        profile(job)
+        goals = {goal.name: goal for goal in objectives(job, lambda arch: 0.5)}
+        for arch in (job.space.smallest(), job.space.largest()):
+            shares = [goals["latency_ms"].measure(arch) / 0.02, goals["latency_ms@parameters"].measure(arch) / 1.0]
+            assert goals["limits_used"].measure(arch) == pytest.approx(min(shares))
+        assert goals["limits_used"].measure(job.space.smallest()) < 1
+
+
+def test_a_device_that_is_lost_at_the_verdict_ends_the_stage_and_resumes(
+    both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {**SMALL, "target": COUNTING, "weights": both}
+    whole = verification.measure_members
+
+    def lost(job: Job, members: list[Any], candidates: Any, splits: tuple[str, ...] = ("validation", "test")) -> Any:
+        def cut(artefacts: Sequence[Any]) -> None:
+            reasons = dict.fromkeys(range(len(artefacts)), "connection lost")
+            raise TargetError("connection lost", reasons, [None] * len(artefacts))
+
+        monkeypatch.setattr(job.target, "measure", cut)
+        return whole(job, members, candidates, splits)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device_search, "measure_members", lost)
+        with pytest.raises(TargetError, match="connection lost"):
+            recipes.search_for_device("digits", out=tmp_path / "run", **arguments)
+    monkeypatch.undo()
+    with recipes.resume(tmp_path / "run") as run:
+        assert fronts(run.path)["counting"]
+
+
+def test_a_datasheet_in_a_line_is_a_target(tmp_path: Path) -> None:
+    arguments = {**SMALL, "target": ["datasheet:npu: 4 TOPS, 8.5 GB/s, 20 us, 1 pJ/MAC, 80 pJ/B", COUNTING]}
+    with recipes.search_for_device("digits", out=tmp_path / "run", limits={"energy_mj@npu": 1.0}, **arguments) as run:
+        assert fronts(run.path)["npu"]
+        assert "computed latency" in (run.path / "best" / "why.txt").read_text()
+        notes = json.loads((run.path / "report.json").read_text())["notes"]
+    assert any("Latencies on npu are computed from a datasheet" in note for note in notes)
+    assert main(["search", "digits", "--target", "datasheet:fast", "--out", str(tmp_path / "x")]) == 2
+
+
 def test_weights_that_do_not_fit_are_told(both: Path, tmp_path: Path) -> None:
     arguments = {**SMALL, "target": COUNTING, "weights": both}
     with pytest.raises(ValueError, match=r"are of space .*TinyNetwork', and 'mobilenet' is searched"):
@@ -198,5 +259,7 @@ def test_a_profile_that_does_not_fit_is_told(profiled: Path, tmp_path: Path) -> 
         recipes.search_for_device("digits", target=PARAMETERS, out=tmp_path / "a", **arguments)
     with pytest.raises(ValueError, match=r"measured under other conditions \(threads was 1, is 2\); adapt it"):
         recipes.search_for_device("digits", target=COUNTING, threads=2, out=tmp_path / "b", **arguments)
+    with pytest.raises(ValueError, match="is for images 1x8x8 and 10 classes, and the data has images 1x12x12"):
+        recipes.search_for_device("digits", target=COUNTING, image_size=12, out=tmp_path / "d", **arguments)
     with pytest.raises(FileNotFoundError, match="`sartor profile` writes one"):
         recipes.search_for_device("digits", out=tmp_path / "c", **{**arguments, "costs": tmp_path / "x.costs"})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def test_it_adapts_an_older_profile(stand_in: Recipe, file: Path, tmp_path: Path
 
 def test_a_file_is_printed(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["profile", str(file)]) == 0
+    before = file.read_bytes()
+    assert main(["profile", str(file), "--target", "simulated", "--space", "mobilenet"]) == 0
+    assert file.read_bytes() == before
     shown = capsys.readouterr().out
     for text in ("simulated: mobilenet, 1x8x8, 10 classes", "Spearman", "flops", "parameters", "again", "roofline"):
         assert text in shown
@@ -104,13 +107,22 @@ def test_an_unfinished_profile_is_told(tmp_path: Path, capsys: pytest.CaptureFix
         ),
         ("profile --from {folder}/no.costs --target torch --out {folder}/a.costs", "no such file"),
         ("profile {folder}/no.costs", "no such file"),
-        ("profile {file} --out {folder}/b.costs", "leave out --out"),
+        ("profile {file} --out {folder}/b.costs", "leave out --out, or the file"),
+        (
+            "profile {file} --samples 9 --budget 1min --size 8 --force --seed 3 --threads 2 --from-target torch",
+            "leave out --from-target, --size, --budget, --samples, --seed, --threads, --force, or the file",
+        ),
+        ("profile --target torch --space mobilenet --out {folder}/b.costs --from-target a", "that --from names"),
+        ("profile {folder}/text", "is no cost store"),
+        ("profile {folder}/log.sqlite", "is a database of something else"),
         ("profile {file} --target torch", "its profiles: simulated on mobilenet"),
         ("profile --target torch --space mobilenet --out {folder}/text", "is no cost store"),
     ],
 )
 def test_mistakes(line: str, said: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_text("no database" * 100)
+    with sqlite3.connect(tmp_path / "log.sqlite") as database:
+        database.execute("CREATE TABLE cats(name TEXT)")
     assert main(line.format(folder=tmp_path, file=file).split()) == 2
     shown = capsys.readouterr().err
     assert said in shown

@@ -6,58 +6,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sartor.architecture import Architecture
 from sartor.choice import Choice
-from sartor.costs import Profile, load_profile
-from sartor.costs import profile as profiles
-from sartor.costs.ledger import Ledger
+from sartor.costs import load_profile
 from sartor.nn import Conv2d
 from sartor.recipes import profile_device as recipe
-from sartor.recipes.profile_device import adapt_profile, profile_device
 from sartor.targets.artefacts import TargetError
-from simulated_device import QUICK, SimulatedTarget, network_ms, use_quick_models
-
-MOBILENET: dict[str, Any] = {"space": "mobilenet", "size": 8, "channels": 1, "samples": 20, "tests": 8}
-
-
-@dataclass
-class Setup:
-    """A device that stands for every target, and a run of the recipe on it."""
-
-    path: Path
-    device: SimulatedTarget
-
-    def run(self, **given: Any) -> Profile:
-        return profile_device(**{**MOBILENET, "target": "simulated", "out": self.path, **given})
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.path)
-
-    @property
-    def kinds(self) -> list[str]:
-        return [session.kind for session in self.ledger.sessions(self.ledger.entries()[0])]
+from simulated_device import MOBILENET, QUICK, Leaving, Setup, SimulatedTarget, network_ms, value
 
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    made = Setup(tmp_path / "a.costs", SimulatedTarget())
-    monkeypatch.setattr(recipe, "load_target", lambda text, threads: made.device)
-    use_quick_models(monkeypatch)
-    return made
-
-
-def value(profile: Profile, measure: str) -> float:
-    found = profile.errors[measure].value
-    assert found is not None
-    return found
+    return Setup.on(tmp_path / "a.costs", monkeypatch)
 
 
 def test_a_profile_predicts_networks_that_it_has_not_seen(setup: Setup) -> None:
@@ -186,6 +151,70 @@ def test_a_runtime_that_refuses_some_leaves_a_profile_of_the_others(setup: Setup
     assert value(profile, "mape") < 0.1
 
 
+# ---- a device that is out of reach ------------------------------------------------------------------
+
+
+def test_what_a_lost_connection_kept_from_being_measured_is_measured_later(setup: Setup) -> None:
+    whole = setup.run()
+    sessions, operators = setup.device.sessions, setup.ledger.operators(setup.device.fingerprint())
+    setup.path.unlink()
+    setup.device = device = Leaving()
+    for device.gone_in in range(0, 2 * sessions, 2):  # once before each session
+        with pytest.raises(TargetError, match=r"simulated measured none of \d+ networks: no route to host"):
+            setup.run()
+        device.dies_at = device.gone_in + 2
+        if device.gone_in < 2 * sessions - 2:
+            with pytest.raises(KeyboardInterrupt):
+                setup.run()
+            device.dies_at = -1
+    again = setup.run()
+    assert [*again.train] == [*whole.train] and again.record["samples"]["refused"] == 0
+    found = setup.ledger.operators(setup.device.fingerprint())
+    assert {name for name, ms in found.items() if ms is None} == {name for name, ms in operators.items() if ms is None}
+
+
+def test_what_was_not_measured_has_a_reason(setup: Setup) -> None:
+    class Terse(SimulatedTarget):
+        def measure(self, artefacts: Any) -> Any:
+            found: list[Any] = super().measure(artefacts)
+            if self.sessions > 2:
+                found[-1] = None
+                raise TargetError("one was too much", {}, found)
+            return found
+
+    setup.device = Terse()
+    samples = setup.run().record["samples"]
+    assert samples["refused"] > 0 and samples["reasons"] == ["one was too much"]
+
+
+# ---- continuing -------------------------------------------------------------------------------------
+
+
+def test_what_was_begun_otherwise_is_not_continued(setup: Setup) -> None:
+    setup.device = SimulatedTarget(dies_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        setup.run(seed=1)
+    setup.device = SimulatedTarget()
+    with pytest.raises(ValueError, match="begun with --seed 1, not 0: go on with that, or name another file"):
+        setup.run()
+    with pytest.raises(ValueError, match="begun with --tests 8, not 9"):
+        setup.run(seed=1, tests=9)
+    assert setup.device.sessions == 0
+    assert len(setup.run(seed=1, tests=None, samples=14).train) == 14  # more or less time is no other profile
+
+
+def test_force_replaces_what_is_finished_and_continues_what_is_not(setup: Setup) -> None:
+    setup.run()
+    sessions = setup.device.sessions
+    setup.device = SimulatedTarget(dies_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        setup.run(force=True)
+    setup.device = SimulatedTarget()
+    setup.run(force=True)
+    assert setup.device.sessions == sessions - 1
+    assert setup.kinds.count("pace") == 1
+
+
 OWN = """
 from torch import nn
 from sartor.choice import Choice
@@ -216,71 +245,7 @@ def test_a_space_of_ones_own_however_small(setup: Setup) -> None:
         load_profile(setup.path, network=torch.nn.Sequential(Conv2d(1, Choice([1, 2], name="width"), 3)))
 
 
-def test_a_file_does_not_decide_which_code_is_run(setup: Setup) -> None:
-    setup.run()
-    ledger = setup.ledger
-    entry = ledger.entries()[0]
-    for place in ("os:system", "sartor.spaces.mobilenet:Form", "sartor.spaces.nothing:Here", "sartor.cli:Main"):
-        space = {**entry.space, "made_by": place}
-        other = ledger.begin("simulated", {"processor": place}, space, entry.settings)
-        ledger.conclude(other, entry.record)
-        with pytest.raises(ValueError, match=r"give .*network="):
-            profiles.profile_of(ledger, ledger.entries()[-1])
-
-
-def test_what_cannot_be_loaded(setup: Setup, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        load_profile(tmp_path / "nothing.costs")
-    Ledger(tmp_path / "empty.costs")
-    with pytest.raises(ValueError, match="none that is finished"):
-        load_profile(tmp_path / "empty.costs")
-    setup.device = SimulatedTarget(dies_at=1)
-    with pytest.raises(KeyboardInterrupt):
-        setup.run()
-    with pytest.raises(ValueError, match="start `sartor profile` again"):
-        load_profile(setup.path)
-    setup.device = SimulatedTarget()
-    setup.run()
-    ledger = setup.ledger
-    ledger.conclude(ledger.entries()[0], {**(ledger.entries()[0].record or {}), "format": 99})
-    with pytest.raises(ValueError, match="format 99"):
-        load_profile(setup.path)
-
-
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"budget_s": 0.0}, {"tests": -1}, {"space": "nothing"}, {"size": 4}])
 def test_what_cannot_be_profiled(setup: Setup, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"samples|budget_s|tests|nothing|4x4"):
         setup.run(**wrong)
-
-
-# ---- adapting to another device ---------------------------------------------------------------------
-
-
-def test_ten_networks_adapt_a_profile_to_another_device(setup: Setup, tmp_path: Path) -> None:
-    old = setup.run()
-    setup.device = SimulatedTarget(name="board", factor=3.0, drift=0.0)
-    new = adapt_profile(setup.path, target="board", out=tmp_path / "board.costs")
-    assert setup.device.sessions == 1 and len(setup.device.prepared) == 10
-    assert new.chosen.startswith("old")
-    assert new.fingerprint["processor"] == "board"
-    assert len(new.train) == 10 and new.test == {}
-    assert value(new, "mape") < 0.03
-    archs: list[Architecture] = [*old.test]
-    for arch, ms in zip(archs, new.predict(archs)[0], strict=True):
-        assert ms == pytest.approx(3 * network_ms(old.workload(arch)), rel=0.08)
-    setup.path.unlink()  # the new file is complete by itself
-    again = load_profile(tmp_path / "board.costs")
-    assert again.target == "board"
-    assert again.predict(archs)[0].tolist() == new.predict(archs)[0].tolist()
-    assert load_profile(tmp_path / "board.costs", target="simulated").chosen == old.chosen
-    with pytest.raises(FileExistsError):
-        adapt_profile(tmp_path / "board.costs", target="board", out=tmp_path / "board.costs", source="simulated")
-    with pytest.raises(ValueError, match="itself adapted"):
-        adapt_profile(tmp_path / "board.costs", target="board", out=tmp_path / "other.costs", source="board")
-
-
-def test_what_cannot_be_adapted(setup: Setup, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="4 or more"):
-        adapt_profile(setup.path, target="board", out=tmp_path / "b.costs", samples=3)
-    with pytest.raises(FileNotFoundError):
-        adapt_profile(setup.path, target="board", out=tmp_path / "b.costs")

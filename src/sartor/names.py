@@ -45,12 +45,16 @@ def check(family: str, name: str) -> None:
         from sartor.targets._command import command_of
 
         command_of(name)
+    elif family == "targets" and name.startswith("datasheet:"):
+        from sartor.targets import load_target
+
+        load_target(name)
     elif is_own(name):
         _own(family, name)
     elif name not in (known := built_in(family)):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        remote = "another machine is remote:COMMAND; " if family == "targets" else ""
+        remote = "another machine is remote:COMMAND, one in writing datasheet:TEXT; " if family == "targets" else ""
         offered = f"built in: {', '.join(known)}; {remote}one of your own is written path.py:Class"
         raise ValueError(f"no {_singular(family)} is named {name!r}; {hint}{offered}")
 

@@ -14,8 +14,8 @@ __all__ = ["absolute", "content_digest", "is_own", "load_own"]
 
 
 def is_own(text: str) -> bool:
-    """Tell whether `text` is of the form ``path.py:Class``; the command of a ``remote:`` target may look like it."""
-    return not text.startswith("remote:") and (".py:" in text or text.endswith(".py"))
+    """Tell whether `text` is of the form ``path.py:Class``; what follows ``remote:`` may look like it."""
+    return not text.startswith(("remote:", "datasheet:")) and (".py:" in text or text.endswith(".py"))
 
 
 def absolute(text: str) -> str:

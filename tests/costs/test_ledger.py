@@ -19,7 +19,7 @@ from sartor.costs.levels import levelled, typical
 from simulated_device import SimulatedTarget
 
 DEVICE = SimulatedTarget()
-SPACE = {"name": "toy", "size": [8, 8]}
+SPACE = {"name": "toy", "channels": 1, "size": [8, 8], "classes": 2}
 ARCHS = [Architecture({"width": width}) for width in (1, 2, 3, 4)]
 MEASUREMENT = DEVICE._measurement(1.0)
 
@@ -91,12 +91,66 @@ def test_a_finished_profile_is_adopted_once_with_all_its_parts(tmp_path: Path) -
     assert ours.id == 2
     assert other.sessions(ours) == ledger.sessions(entry)
     assert other.operators(entry.fingerprint) == {"a": 0.1}
-    assert ours.record == entry.record
+    assert ours.record == {"format": 1, "operators": {"a": 0.1}}  # which a record of today says itself
     assert other.adopt(ledger, entry) == ours
     assert ledger.adopt(ledger, entry) == entry
     other.conclude(ours, None)
     with pytest.raises(ValueError, match="unfinished"):
         other.adopt(ledger, entry)
+
+
+def test_what_is_adopted_is_copied_whole_or_not_at_all(tmp_path: Path) -> None:
+    ledger, entry = begun(tmp_path)
+    ledger.add_session(entry, "pace", 1.0, [Measured(ARCHS[0], MEASUREMENT)])
+    ledger.conclude(entry, {"format": 1})
+    (entry,) = ledger.entries()
+    other = Ledger(tmp_path / "b.costs")
+    with sqlite3.connect(other.path) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON networks BEGIN SELECT RAISE(ABORT, 'killed'); END")
+    with pytest.raises(ValueError, match="another process"):
+        other.adopt(ledger, entry)
+    assert other.entries() == []
+    with sqlite3.connect(other.path) as database:
+        database.execute("DROP TRIGGER full")
+    assert other.adopt(ledger, entry).record == {"operators": {}, "format": 1}
+    assert other.sessions(other.entries()[0]) == ledger.sessions(entry)
+
+
+def test_operators_that_another_profile_needs_stay(tmp_path: Path) -> None:
+    ledger, entry = begun(tmp_path)
+    ledger.add_operators(entry, 1.0, [(key, 0.1, MEASUREMENT, "") for key in "abc"])
+    ledger.conclude(entry, {"operators": {"a": 0.1, "b": 0.1, "c": 0.1}})
+    second = ledger.begin("simulated", DEVICE.fingerprint(), {**SPACE, "name": "other"}, {})
+    ledger.remove(entry)
+    assert {*ledger.operators(DEVICE.fingerprint())} == {*"abc"}  # one that is unfinished may need any
+    entry = ledger.begin("simulated", DEVICE.fingerprint(), SPACE, {})
+    ledger.conclude(second, {"format": 1})
+    ledger.remove(entry)
+    assert {*ledger.operators(DEVICE.fingerprint())} == {*"abc"}  # and so may one whose record does not tell
+    entry = ledger.begin("simulated", DEVICE.fingerprint(), SPACE, {})
+    ledger.conclude(second, {"operators": {"b": 0.1}})
+    ledger.add_operators(entry, 1.0, [("b", 0.5, MEASUREMENT, "")])
+    ledger.begin("elsewhere", {"processor": "another"}, SPACE, {})
+    ledger.remove(entry)
+    assert ledger.operators(DEVICE.fingerprint()) == {"b": 0.1}
+    ledger.remove(ledger.entries()[0])
+    assert ledger.operators(DEVICE.fingerprint()) == {}
+
+
+def test_a_profile_that_others_came_from_stays(tmp_path: Path) -> None:
+    ledger, entry = begun(tmp_path)
+    adapted = ledger.begin("board", {"processor": "board"}, SPACE, {})
+    for source in (entry.reference, entry.id):  # as it is written, and as it first was
+        ledger.conclude(adapted, {"source": source})
+        found = ledger.entries()[1]
+        assert found.came_from(entry) and not entry.came_from(found)
+        assert ledger.source(found) == entry and ledger.source(entry) is None
+        with pytest.raises(ValueError, match=r"board on toy .* was adapted from simulated on toy .* another file"):
+            ledger.remove(entry)
+    ledger.conclude(adapted, {"source": {**entry.reference, "fingerprint": {"processor": "lost"}}})
+    with pytest.raises(ValueError, match=r"lacks the profile .* adapt it again"):
+        ledger.source(ledger.entries()[1])
+    ledger.remove(entry)
 
 
 def test_a_file_that_is_no_cost_store(tmp_path: Path) -> None:

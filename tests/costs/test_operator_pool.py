@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sartor.costs.systolic import SystolicArray
 from sartor.protocols import Artefact, Measurement
 from sartor.space import SearchSpace
 from sartor.supernet import extract, search_space
+from sartor.targets.artefacts import TargetError
 from sartor.workload import Workload, macs, parameters, trace
 
 CPU, NPU = Roofline(20, 10, 0.01), SystolicArray(64, 64, "ws", mhz=500)
@@ -159,6 +161,25 @@ def test_measured_on_a_target(tmp_path: Path) -> None:
     assert len(target.sizes) == 9  # both layers have the same operators; the skip connection is not measured
     for layer in study.layers.values():
         assert [one.ms for one in layer] == pytest.approx([1e-3 * one.parameters for one in layer])
+
+
+class RefusingTarget(FakeTarget):
+    """The same, with a runtime that lacks the operator of the most weights."""
+
+    def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
+        found: list[Measurement | None] = [*super().measure(artefacts)]
+        worst = max(range(len(found)), key=lambda place: self.sizes[artefacts[place].path])
+        found[worst] = None
+        raise TargetError("no such operator", {worst: "no such operator"}, found)
+
+
+def test_what_a_runtime_refuses_is_in_no_pool(tmp_path: Path) -> None:
+    study = study_on_target(Net(), EXAMPLE, RefusingTarget(), tmp_path)
+    for layer, operators in study.layers.items():
+        refused = [place for place, one in enumerate(operators) if math.isinf(one.ms)]
+        assert len(refused) == 1
+        pool = study.pool(len(operators))[layer]
+        assert study.space.choices[layer][refused[0]] not in pool and len(pool) == len(operators) - 1
 
 
 def test_a_network_without_mixed_operations() -> None:

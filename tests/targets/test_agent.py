@@ -405,6 +405,17 @@ def test_weights_in_another_file_are_found_wherever_they_are_named(place: str, t
     assert reason_against(file) == "its weights are in another file: save them inside the model"
 
 
+def test_a_tag_that_readers_understand_differently_is_refused(tmp_path: Path) -> None:
+    """Field 0x2000000e, which a reader that keeps 32 bits takes for 14, the place of a tensor's data."""
+    file = tmp_path / "a.onnx"
+    tag, number = bytearray(), (0x2000000E << 3) | 0
+    while number > 127:
+        tag.append(number & 127 | 128)
+        number >>= 7
+    file.write_bytes(bytes([*tag, number, 1]))
+    assert "is too large" in reason_against(file)
+
+
 def test_a_model_that_stands_for_another_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
     file.write_bytes(small(helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft")))

@@ -48,7 +48,7 @@ class Limit(NamedTuple):
         return read
 
 
-TARGET = "Where it will run, of `sartor list targets`, remote:COMMAND or path.py:Class"
+TARGET = "Where it will run, of `sartor list targets`, remote:COMMAND, datasheet:TEXT or path.py:Class"
 
 Data = Annotated[str, Argument(metavar="DATA", help="digits, an .npz or IDX file, a folder, or a data set id.")]
 Out = Annotated[Path, Option(metavar="RUN", help="The run folder to write, as runs/first.")]

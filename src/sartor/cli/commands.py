@@ -247,6 +247,8 @@ def list_built_in(family: given.Family = None, debug: given.Debug = False) -> No
             _say(f"{each}:")
         for name, text in known.items():
             _say(f"{'' if family else '  '}{name:{width}}  {text}")
+        if each == "targets" and not family:
+            _say("  beside these: remote:COMMAND, datasheet:TEXT and path.py:Class")
 
 
 def _tables() -> dict[str, str]:

@@ -132,5 +132,7 @@ def _attempted(
     try:
         results = time([*artefacts.values()])
     except TargetError as error:
-        results, complaints = error.measurements, tuple(error.reasons.values()) or (str(error),)
+        results, complaints = error.measurements, tuple(error.reasons.values())
+        if not any(results):  # the device itself, rather than one network
+            complaints = (str(error),)
     return {name: one for name, one in zip(artefacts, results, strict=False) if one is not None}, complaints

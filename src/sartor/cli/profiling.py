@@ -64,9 +64,12 @@ def profile(
     Operators and networks are measured until the budget is spent; the model that predicts held-out networks best goes
     into the file with its error. The same command continues a profile that was stopped. With a file alone, print it.
     """
+    shape = {"--size": size, "--channels": channels, "--classes": classes, "--budget": budget, "--tests": tests}
     if file is not None:
-        if out or old:
-            raise ValueError(f"{file} is to be printed: leave out --out and --from, or the file")
+        other = {"--out": out, "--from": old, "--from-target": source, **shape, "--samples": samples}
+        how = {"--seed": seed or None, "--threads": threads if threads > 1 else None, "--force": force or None}
+        if told := _told({**other, **how}):
+            raise ValueError(f"{file} is to be printed: leave out {told}, or the file")
         show(file, target=target, space=space)
         return
     if target is None or out is None:
@@ -78,9 +81,8 @@ def profile(
 
     say = _progress()
     if old is not None:
-        unused = {"--size": size, "--channels": channels, "--classes": classes, "--budget": budget, "--tests": tests}
-        if told := [name for name, value in unused.items() if value is not None]:
-            raise ValueError(f"{', '.join(told)} cannot be given with --from: the old profile decides")
+        if told := _told(shape):
+            raise ValueError(f"{told} cannot be given with --from: the old profile decides")
         from sartor.recipes.profile_device import adapt_profile
 
         found = adapt_profile(
@@ -90,6 +92,8 @@ def profile(
     else:
         if space is None:
             raise ValueError("name the space whose networks are to be predicted, as in --space mobilenet")
+        if source is not None:
+            raise ValueError("--from-target names a profile of the file that --from names: give that too")
         names.check("spaces", space)
         from sartor.recipes.profile_device import profile_device
 
@@ -102,17 +106,22 @@ def profile(
     print_profile(_console(), found)
 
 
+def _told(options: Mapping[str, object]) -> str:
+    """Return the names of the options that were given."""
+    return ", ".join(name for name, value in options.items() if value is not None)
+
+
 def show(file: Path, *, target: str | None, space: str | None) -> None:
-    """Print the profiles of a file, or the one that is named."""
+    """Print the profiles of a file, or the one that is named; the file is not changed."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     from sartor.cli.commands import _console
     from sartor.costs.ledger import Ledger
 
-    entries = Ledger(file).entries()
+    entries = Ledger(file, to_read=True).entries()
     asked = [one for one in entries if target in (None, one.target) and space in (None, one.space["name"])]
     if not asked:
-        known = ", ".join(f"{one.target} on {one.space['name']}" for one in entries) or "none"
+        known = ", ".join(one.title for one in entries) or "none"
         raise ValueError(f"{file} holds no such profile; its profiles: {known}")
     for one in asked:
         print_entry(_console(), one)

@@ -92,7 +92,7 @@ class Datasheet:
                 array,
                 gbytes_per_s=fields.get("gbytes_per_s", math.inf),
                 buffer_kb=fields.pop("chip_bytes", math.inf) / 2e3,
-                word_bytes=float(bytes_per_element(fields.get("dtype", "int8"))),
+                word_bytes=float(bytes_per_element(fields.get("dtype", "float32"))),
             )
         return cls(name.strip(), **fields)
 

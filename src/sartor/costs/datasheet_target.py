@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sartor.workload import Workload
 
-__all__ = ["DatasheetTarget"]
+__all__ = ["DatasheetTarget", "from_text"]
 
 WORKLOAD = "workload.json"
 
@@ -24,9 +24,9 @@ WORKLOAD = "workload.json"
 class DatasheetTarget:
     """A `Target` that computes what its datasheet says of a network.
 
-    Its file holds the operators of the network, of which latency and size are computed; the accuracy is that of the
-    weights in torch, as there is nothing that would run the file. One of your own is a class with a `datasheet`, named
-    on the command line as `path.py:Class`:
+    Its file holds the operators of the network, of which latency, energy, memory and size are computed; the accuracy is
+    that of the weights in torch, as there is nothing that would run the file. On the command line it is
+    `datasheet:TEXT`; one of your own is a class with a `datasheet`, named there as `path.py:Class`:
 
         class Npu(DatasheetTarget):
             datasheet = Datasheet.from_text("npu: 4 TOPS, 8.5 GB/s, 20 us, int8")
@@ -85,9 +85,15 @@ class DatasheetTarget:
             noisy=False,
             notes=(f"computed from the datasheet of {self.datasheet.name}, not measured",),
             size_mb=self.datasheet.size_bytes(workload) / 1e6,
-            memory_mb=None,
+            memory_mb=self.datasheet.memory_bytes(workload) / 1e6,
+            energy_mj=self.datasheet.energy_mj(workload),
             fingerprint=of_artefact(self.fingerprint(), artefact),
         )
+
+
+def from_text(text: str) -> DatasheetTarget:
+    """Return the target of a datasheet in a line, such as "npu: 4 TOPS, 8.5 GB/s, 20 us"; ValueError as there."""
+    return DatasheetTarget(Datasheet.from_text(text))
 
 
 def _written(workload: Workload) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +32,14 @@ from torch import Tensor, nn
 
 from sartor.architecture import Architecture, Option
 from sartor.costs.expected import having
+from sartor.deploy.parity import ExportError
 from sartor.encodings import indices
 from sartor.nn import OneOf
-from sartor.protocols import Target
+from sartor.protocols import Artefact, Measurement, Target
 from sartor.ranking import kendall_tau
 from sartor.space import SearchSpace
 from sartor.supernet import activated, extract, named_choices, search_space
+from sartor.targets.artefacts import TargetError
 from sartor.workload import Cost, Shape, Workload, macs, parameters, trace
 
 __all__ = ["Operator", "OperatorStudy", "agreement", "study_layers", "study_networks", "study_on_target"]
@@ -79,8 +81,8 @@ class OperatorStudy:
     def pool(self, size: int = 5, *, fastest: bool = True) -> dict[str, tuple[Option, ...]]:
         """Return the `size` best options of each layer (4 to 5 in the paper), all of a layer that has no more.
 
-        fastest: whether the fastest operator of a layer stays, if need be instead of the last of these. Raises
-        ValueError for a size below 1.
+        fastest: whether the fastest operator of a layer stays, if need be instead of the last of these. What the device
+        refuses is in no pool. Raises ValueError for a size below 1, or a layer of which everything is refused.
         """
         if size < 1:
             raise ValueError(f"size is {size}: keep at least 1 operator of each layer")
@@ -102,7 +104,10 @@ class OperatorStudy:
         return sorted(range(len(operators)), key=lambda place: (-operators[place].score, operators[place].ms))
 
     def _best(self, layer: str, size: int, fastest: bool) -> tuple[Option, ...]:
-        operators, order = self.layers[layer], self._order(layer)
+        operators = self.layers[layer]
+        order = [place for place in self._order(layer) if math.isfinite(operators[place].ms)]
+        if not order:
+            raise ValueError(f"the device refuses every operator of {layer}: give it others")
         kept = order[:size]
         quick = min(order, key=lambda place: operators[place].ms)
         if fastest and quick not in kept:
@@ -147,19 +152,28 @@ def study_on_target(model: nn.Module, example: Tensor, target: Target, folder: P
     """Return the study of every `OneOf` of a supernet, each operation measured alone on a target.
 
     Equal operations of several places are measured once, all of them in the same rounds; the 10th percentile counts,
-    which other work on the machine disturbs least. Files are written below `folder`. The supernet holds weights, which
-    may be random. Raises what the target does, and ValueError for a supernet without a `OneOf` and an operation with
-    several inputs.
+    which other work on the machine disturbs least. What the runtime refuses takes for ever, and so is in no pool. Files
+    are written below `folder`. The supernet holds weights, which may be random. Raises TargetError where everything is
+    refused, and ValueError for a supernet without a `OneOf` and an operation with several inputs.
     """
 
     def measured(placed: Sequence[_Placed]) -> list[float]:
         different = {one.workload: one for one in placed}
-        artefacts = [
-            target.prepare(one.module, (one.input(),), [one.input()], _made(folder / str(number)))
-            for number, one in enumerate(different.values())
-        ]
-        found = {work: one.p10 for work, one in zip(different, target.measure(artefacts), strict=True)}
-        return [found[one.workload] for one in placed]
+        artefacts: dict[Workload, Artefact] = {}
+        for number, (work, one) in enumerate(different.items()):
+            with suppress(ExportError):
+                path = _made(folder / str(number))
+                artefacts[work] = target.prepare(one.module, (one.input(),), [one.input()], path)
+        measurements: Sequence[Measurement | None]
+        try:
+            measurements = target.measure([*artefacts.values()])
+        except TargetError as error:
+            if not any(error.measurements):
+                raise
+            measurements = error.measurements
+        pairs = zip(artefacts, measurements, strict=True)
+        found = {work: math.inf if one is None else one.p10 for work, one in pairs}
+        return [found.get(one.workload, math.inf) for one in placed]
 
     return _study(model, _placed(model, example), measured)
 

@@ -33,7 +33,7 @@ from sartor.space import SearchSpace
 from sartor.supernet import extract, search_space
 from sartor.workload import Workload, trace
 
-__all__ = ["RECORD_FORMAT", "Profile", "Workloads", "load_profile", "pick"]
+__all__ = ["RECORD_FORMAT", "Profile", "Workloads", "load_profile", "operators_of", "pick", "profile_of", "table_of"]
 
 Floats = NDArray[np.float64]
 
@@ -120,47 +120,88 @@ class Profile:
         """The chosen model, fitted to `train`."""
         makers = self.makers()
         if self.chosen not in makers:
-            raise ImportError(f"the profile's model {self.chosen!r} needs LightGBM: pip install 'sartor[search]'")
+            raise _lacking(self.chosen)
         return makers[self.chosen]().fit([*self.train], np.array([*self.train.values()]))
 
 
+def _lacking(model: str) -> Exception:
+    """Return why a chosen model cannot be made here."""
+    if model == "gbdt":
+        return ImportError("the profile's model 'gbdt' needs LightGBM: pip install 'sartor[search]'")
+    if model in ("operators", "additive"):
+        return ValueError(f"the file lacks the operators that its model {model!r} is made from: profile again, --force")
+    return ValueError(f"this version cannot make the profile's model {model!r}: use the version that wrote it")
+
+
 def load_profile(
-    path: Path | str, *, target: str | None = None, space: str | None = None, network: nn.Module | None = None
+    path: Path | str,
+    *,
+    target: str | None = None,
+    space: str | None = None,
+    space_is: SearchSpace | None = None,
+    shape: Mapping[str, Any] | None = None,
+    network: nn.Module | None = None,
 ) -> Profile:
-    """Read a profile from a `.costs` file.
+    """Read a profile from a `.costs` file, which is not changed.
 
     Args:
         path: the file.
         target: its name, where the file has profiles of several.
         space: the name of the space, where the file has profiles of several.
+        space_is: a space with the choices that are meant, whatever its name.
+        shape: what is meant of `classes`, `channels` and `size`: (H, W), or a number for both.
         network: with the profile's choices, on any device; needed for a space of your own, whose code the file lacks.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it holds no profile, no such profile, several such, or one that is not finished; or the network
             has other choices.
+        BlockingIOError, PermissionError: it cannot be read.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    ledger = Ledger(path)
-    return profile_of(ledger, pick(ledger, target=target, space=space), network)
+    ledger = Ledger(path, to_read=True)
+    return profile_of(ledger, pick(ledger, target=target, space=space, space_is=space_is, shape=shape), network)
 
 
-def pick(ledger: Ledger, *, target: str | None = None, space: str | None = None) -> Entry:
+def pick(
+    ledger: Ledger,
+    *,
+    target: str | None = None,
+    space: str | None = None,
+    space_is: SearchSpace | None = None,
+    shape: Mapping[str, Any] | None = None,
+) -> Entry:
     """Return the one finished profile that is meant; ValueError as `load_profile`."""
     entries = ledger.entries()
+    wanted = _wanted(shape or {})
     done = [one for one in entries if one.record is not None]
-    sources = {(one.record or {}).get("source") for one in done}
     fits = [one for one in done if target in (None, one.target) and space in (None, one.space["name"])]
+    fits = [one for one in fits if all(one.space[name] == value for name, value in wanted.items())]
+    if space_is is not None:
+        fits = [one for one in fits if _choices(one) == dict(space_is.choices)]
     if len(fits) > 1:  # the profile that another was adapted from is meant only if it is named
-        fits = [one for one in fits if one.id not in sources]
+        fits = [one for one in fits if not any(other.came_from(one) for other in done)]
     if len(fits) == 1:
         return fits[0]
-    known = ", ".join(f"{one.target} on {one.space['name']}" for one in done) or "none that is finished"
+    known = ", ".join(one.title for one in done) or "none that is finished"
     if len(fits) > 1:
-        raise ValueError(f"{ledger.path} holds several profiles ({known}): name the target, or the space too")
+        raise ValueError(f"{ledger.path} holds several profiles ({known}): name the target, the space or its shape")
     unfinished = "; start `sartor profile` again to finish it" if len(done) < len(entries) else ""
     raise ValueError(f"{ledger.path} holds no such profile; its profiles: {known}{unfinished}")
+
+
+def _wanted(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a shape as the file has it."""
+    if unknown := [*shape.keys() - {"classes", "channels", "size"}]:
+        raise ValueError(f"a shape has no {unknown[0]!r}: it has classes, channels and size")
+    size = shape.get("size")
+    given = {} if size is None else {"size": [size, size] if isinstance(size, int) else [*size]}
+    return {**shape, **given}
+
+
+def _choices(entry: Entry) -> dict[str, Any]:
+    return dict(SearchSpace.from_json(entry.space["space"]).choices)
 
 
 def profile_of(ledger: Ledger, entry: Entry, network: nn.Module | None = None) -> Profile:
@@ -175,9 +216,8 @@ def profile_of(ledger: Ledger, entry: Entry, network: nn.Module | None = None) -
 
     def makers() -> Mapping[str, Make]:
         seed = int(entry.settings["seed"])
-        if record.get("source") is None:
+        if (source := ledger.source(entry)) is None:
             return candidates(space, workload, table_of(ledger, entry), seed=seed)
-        source = next(one for one in ledger.entries() if one.id == record["source"])
         return transfers(space, workload, profile_of(ledger, source, workload.network).predictor, seed=seed)
 
     return Profile(
@@ -203,12 +243,24 @@ def networks_of(ledger: Ledger, entry: Entry) -> tuple[dict[Architecture, float]
     return {arch: float(np.median(found)) for arch, found in train.items()}, test
 
 
-def table_of(ledger: Ledger, entry: Entry) -> OperatorTable | None:
-    """Return the operator table of the entry's device; None if no operator was measured."""
+def table_of(ledger: Ledger, entry: Entry, asked: Sequence[str] | None = None) -> OperatorTable | None:
+    """Return the operator table of a profile; None if no operator was measured.
+
+    asked: the keys of a profile that is being made; a finished one has kept its operators.
+    """
     try:
-        return OperatorTable.of(ledger.operators(entry.fingerprint))
+        return OperatorTable.of(operators_of(ledger, entry, asked))
     except ValueError:
         return None
+
+
+def operators_of(ledger: Ledger, entry: Entry, asked: Sequence[str] | None = None) -> dict[str, float | None]:
+    """Return the milliseconds by key that a profile's table is made of; of `asked`, those that are measured yet."""
+    kept: Mapping[str, float | None] | None = (entry.record or {}).get("operators")
+    if kept is not None:
+        return {**kept}
+    stored = ledger.operators(entry.fingerprint)
+    return stored if asked is None else {name: stored[name] for name in asked if name in stored}
 
 
 def _network(entry: Entry, network: nn.Module | None) -> nn.Module:

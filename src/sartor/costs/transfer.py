@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sartor.architecture import Architecture
 from sartor.costs.additive import Line, counted
 from sartor.costs.fitting import BASELINES, Make, Residual
-from sartor.predictors import Ridge, WorkloadLatency
+from sartor.predictors import HELP, Ridge, WorkloadLatency
 from sartor.predictors.workload_latency import features
 from sartor.protocols import Predictor
 from sartor.space import SearchSpace
@@ -32,6 +32,7 @@ TRANSFERS: Mapping[str, str] = {
     "old+kinds": "the same, and what kinds of operators take beside it",
     "old+options": "the same, and a factor for each option",
     "workload": "calls, arithmetic and traffic for each kind of operator, without the old device",
+    "help": "HELP, which has learnt from 27 other devices; for NAS-Bench-201 alone",
 }
 """The models that adapting tries, by name."""
 
@@ -57,11 +58,18 @@ def transfers(
         "old+kinds": partial(Line, kinds, free=1, strength=0.1),
         "old+options": lambda: Residual(scaled(), Ridge(space, alpha=10.0)),
         "workload": partial(WorkloadLatency, workload, 1e-2),
+        **_ready_made(space),
         **{
             name: partial(Line, lru_cache(1 << 16)(counted(count, workload)), free=1)
             for name, count in BASELINES.items()
         },
     }
+
+
+def _ready_made(space: SearchSpace) -> dict[str, Make]:
+    """Return what was learnt beforehand, for the space that it was learnt for."""
+    known = HELP.shipped("nasbench201")
+    return {"help": known.predictor} if dict(known.space.choices) == dict(space.choices) else {}
 
 
 def well_spread(

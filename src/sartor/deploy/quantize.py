@@ -19,6 +19,8 @@ from sartor.deploy.scratch import scratch_beside
 
 __all__ = ["quantize_onnx"]
 
+_WARNING, _FATAL = 2, 4  # severities of ONNX Runtime's logger, whose default is the first
+
 
 class _Samples:
     """What ONNX Runtime's calibration reads: one dictionary of inputs after the other, then None."""
@@ -69,12 +71,16 @@ def quantize_onnx(source: Path, calibration: Sequence[Tensor], path: Path) -> No
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the quantiser's advice, which goes to the root logger, away from the user's terminal."""
+    """Keep the quantiser's advice, to the root logger and from its own sessions, away from the user's terminal."""
+    import onnxruntime
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(_FATAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
             logging.disable(before)
+            onnxruntime.set_default_logger_severity(_WARNING)

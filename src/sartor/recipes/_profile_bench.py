@@ -24,7 +24,7 @@ from sartor.protocols import Artefact, Measurement, Target
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
 
-__all__ = ["Bench", "MeasuredOperator"]
+__all__ = ["Bench", "MeasuredOperator", "check_accepted"]
 
 SECONDS = 0.25
 """Of timing for each network: the fit averages over many."""
@@ -54,7 +54,10 @@ class Bench:
             self.target = timed
 
     def networks(self, archs: Sequence[Architecture], keep: Sequence[Architecture] = ()) -> list[Measured]:
-        """Measure architectures together, in interleaved rounds; the files of `keep` stay for the next time."""
+        """Measure architectures together, in interleaved rounds; the files of `keep` stay for the next time.
+
+        TargetError if nothing could be measured.
+        """
         prepared = [self._prepared(arch.id, partial(self._runnable, arch)) for arch in archs]
         found = self._measured(prepared)
         for arch in set(archs) - set(keep):
@@ -65,7 +68,7 @@ class Bench:
         """Measure operators and pairs by their keys; milliseconds are at the level of those that are `stored`.
 
         The first two that were stored are measured again with each session, and tell the level. What cannot be made
-        into a network is refused.
+        into a network is refused. TargetError if nothing could be measured.
         """
         again = [name for name, ms in stored.items() if ms is not None][:2]
         asked = [*dict.fromkeys([*again, *keys])]
@@ -103,14 +106,22 @@ class Bench:
             return (str(error).splitlines() or [type(error).__name__])[0]
 
     def _measured(self, prepared: Sequence[Artefact | str]) -> list[tuple[Measurement | None, str]]:
+        """Return each measurement, or None and the reason of a refusal.
+
+        Where nothing was measured, the device may just be out of reach, which says nothing of a network: TargetError.
+        """
         artefacts = [one for one in prepared if isinstance(one, Artefact)]
         reasons: Mapping[int, str] = {}
         found: Sequence[Measurement | None] = []
         try:
-            found = self.target.measure(artefacts)
+            found = self.target.measure(artefacts) if artefacts else []
         except TargetError as error:
-            found, reasons = error.measurements or (None,) * len(artefacts), error.reasons or {0: str(error)}
-        told = iter((one, reasons.get(place, "")) for place, one in enumerate(found))
+            if not any(one is not None for one in error.measurements):
+                said = min(str(error), *error.reasons.values(), key=len)  # once, not for each network
+                raise TargetError(f"{self.target.name} measured none of {len(artefacts)} networks: {said}") from None
+            reasons = {place: error.reasons.get(place, str(error)) for place in range(len(artefacts))}
+            found = error.measurements
+        told = iter((one, "" if one is not None else reasons.get(place, "")) for place, one in enumerate(found))
         return [next(told) if isinstance(one, Artefact) else (None, one) for one in prepared]
 
     def _runnable(self, arch: Architecture) -> tuple[nn.Module, Tensor]:
@@ -128,6 +139,13 @@ class Bench:
         artefact = self._artefacts.pop(name, None)
         for file in artefact.files if isinstance(artefact, Artefact) else ():
             file.unlink(missing_ok=True)
+
+
+def check_accepted(target: Target, found: Sequence[Measured], *, least: int = 1) -> None:
+    """TargetError if a target refuses most networks, or leaves fewer than `least` of them."""
+    refused = [one for one in found if one.measurement is None]
+    if refused and (2 * len(refused) > len(found) or len(found) - len(refused) < least):
+        raise TargetError(f"{target.name} refuses {len(refused)} of {len(found)} networks: {refused[0].reason}")
 
 
 def _little(name: str) -> tuple[nn.Module, Tensor] | None:

@@ -15,7 +15,7 @@ from sartor.costs.errors import errors
 from sartor.costs.fitting import MODELS, Judged, Make, chosen, judged, prediction
 from sartor.costs.ledger import Entry, Ledger, Session
 from sartor.costs.levels import levelled
-from sartor.costs.profile import RECORD_FORMAT, Profile, networks_of, table_of
+from sartor.costs.profile import RECORD_FORMAT, Profile, networks_of, operators_of, table_of
 from sartor.costs.transfer import transfers
 from sartor.space import SearchSpace
 from sartor.workload import Workload
@@ -39,18 +39,23 @@ def record_of(
     makers: Mapping[str, Make],
     space: SearchSpace,
     workload: Callable[[Architecture], Workload],
+    asked: Sequence[str],
 ) -> dict[str, Any]:
-    """Judge the models on what was measured; ValueError for fewer than 3 networks to learn from."""
+    """Judge the models on what was measured; ValueError for fewer than 3 networks to learn from.
+
+    asked: the keys of the profile's operators.
+    """
     train, test = networks_of(ledger, entry)
     if len(train) < 3:
         raise ValueError(f"{len(train)} networks were measured, too few to learn from: give more samples or time")
     several = judged(makers, train, test)
     sessions = ledger.sessions(entry)
-    table = table_of(ledger, entry)
+    table = table_of(ledger, entry, asked)
     seen = {} if table is None else table.coverage([workload(arch) for arch in (test or train)])
     return {
         **_common(several, chosen(several), _METHOD, sessions, train, test),
         "source": None,
+        "operators": operators_of(ledger, entry, asked),
         "retest": _retest(sessions, [*test]),
         "coverage": {**seen, "operators_measured": 0 if table is None else len(table.ms), **_options(space, [*train])},
         "left_out": [f"{name}: its library is not installed" for name in MODELS if name not in makers and table],
@@ -70,7 +75,8 @@ def adapted_record(ledger: Ledger, entry: Entry, ours: Entry, source: Profile) -
     sessions = ledger.sessions(entry)
     return {
         **_common(several, honest, _METHOD_OF_FEW, sessions, train, {}),
-        "source": ours.id,
+        "source": ours.reference,
+        "operators": {},
         "retest": None,
         "coverage": _options(source.space, [*train]),
         "left_out": [],

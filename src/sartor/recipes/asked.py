@@ -54,7 +54,13 @@ def check_weights(folder: Path, record: Mapping[str, Any]) -> None:
         before, now = (one["task"]["preprocessing"].get(key) for one in (run.record, record))
         if before != now:
             raise ValueError(f"the weights of {folder} are for images of {key} {before}, not {now}: train again")
-    if run.record["task"]["classes"] != record["task"]["classes"]:
+    theirs, ours = run.record["task"], record["task"]
+    if theirs.get("source") == ours.get("source") and theirs.get("splits") != ours.get("splits"):
+        raise ValueError(
+            f"the weights of {folder} were trained on another split of this data, some of which would now test them: "
+            f"search with seed {run.record['seed']}"
+        )
+    if theirs["classes"] != ours["classes"]:
         raise ValueError(f"the weights of {folder} are for other classes: train again, without weights")
 
 

@@ -91,7 +91,8 @@ def search_for_device(
         baselines: also train the hand-made networks from scratch, at equal cost, to compare with; about a third of
             the budget goes there.
         weights: an earlier run on the same space and classes, whose shared weights are taken instead of training.
-            `steps` are then those that each network trains by itself.
+            `steps` are then those that each network trains by itself, and there are no baselines, as they would cost
+            as much as that training did.
         costs: a file that `sartor profile` wrote for the targets and the space: its predictions are used, and few
             networks are measured, for the speed of today.
         trial_timeout_s: a candidate that takes longer fails, and the search goes on.
@@ -117,7 +118,7 @@ def search_for_device(
         "costs": str(Path(costs).resolve()) if costs else None, "budget_s": budget_s if steps is None else None,
         "steps": steps, "trials": trials, "space": own.absolute(space), "strategy": own.absolute(strategy),
         "seed": seed, "threads": threads, "trial_timeout_s": trial_timeout_s, "image_size": image_size,
-        "baselines": baselines,
+        "baselines": baselines and weights is None,
     }  # fmt: skip
     record = _record(arguments, task, devices)
     if trial_timeout_s is not None:

@@ -148,13 +148,19 @@ def recommend(job: Job) -> Path | None:
         )
     if which == ALL:
         why += f", on all of {', '.join(target.name for target in targets)}"
-    timed = " and ".join(f"{entries[best][t.name]['measurement']['latency_ms']:.4g} ms on {t.name}" for t in targets)
+    timed = " and ".join(_timed(entries[best][target.name], target) for target in targets)
     text = (
         f"{best} is recommended: {why}. Validation {job.task.metric_name} "
-        f"{100 * accuracy[best]['validation']:.2f} %, measured median latency {timed}.\n"
+        f"{100 * accuracy[best]['validation']:.2f} %, {timed}.\n"
     )
     _copied(job, job.path / "pareto" / best, text)
     return job.path / "best"
+
+
+def _timed(entry: Mapping[str, Any], target: Target) -> str:
+    """Say a latency, and whether it was measured: a target may compute its own from a datasheet."""
+    how = "computed" if entry["fingerprint"].get("runtime") == "computed" else "measured median"
+    return f"{how} latency {entry['measurement']['latency_ms']:.4g} ms on {target.name}"
 
 
 def _copied(job: Job, best: Path, why: str) -> None:

@@ -125,10 +125,10 @@ class Job:
         return space
 
     def workload(self, arch: Architecture) -> Workload:
-        """The operators of one image's way through the network of `arch`."""
+        """The operators of one image's way through the network of `arch`, without those that no runtime runs."""
         if arch not in self._workloads:
             network = extract(self.ghost, arch)
-            self._workloads[arch] = trace(network, self.example(network))
+            self._workloads[arch] = trace(network, self.example(network), live=True)
         return self._workloads[arch]
 
     @cached_property

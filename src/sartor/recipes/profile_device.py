@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,26 @@ import torch
 from torch import nn
 
 from sartor.architecture import Architecture
-from sartor.costs.fitting import candidates, committee
+from sartor.costs.fitting import Make, candidates, committee
 from sartor.costs.ledger import Entry, Ledger
 from sartor.costs.operators import CALL, key, pair_key, pairs
 from sartor.costs.profile import Profile, Workloads, networks_of, pick, profile_of, table_of
 from sartor.costs.roofline import Roofline
 from sartor.costs.transfer import well_spread
 from sartor.deploy.scratch import scratch_beside
-from sartor.encodings import onehot
 from sartor.protocols import Target
-from sartor.recipes._profile_bench import Bench
+from sartor.recipes._profile_bench import Bench, check_accepted
+from sartor.recipes._profile_choice import mixed_pool, unlike
+from sartor.recipes._profile_entry import check_free, described, entry_of
 from sartor.recipes._profile_record import adapted_record, record_of
 from sartor.recipes.job import Say, make_network
-from sartor.recipes.profiling import spread_samples
 from sartor.space import SearchSpace
-from sartor.supernet import search_space
 from sartor.targets import load_target
-from sartor.targets.artefacts import TargetError
 
 __all__ = ["adapt_profile", "profile_device"]
 
 BUDGET_S = 600.0
+FEWEST_TO_ADAPT = 4
 ANCHORS = 3
 FEWEST, FIRST, BATCH = 12, 24, 16  # networks to learn from: whatever the budget, at the start, and then at a time
 FEWEST_TESTS, MOST_TESTS = 8, 48
@@ -82,13 +82,16 @@ def profile_device(
         tests: networks that are held out; a quarter of what the budget allows, from 8 to 48, if nothing is said.
         seed: of every draw.
         threads: of the target.
-        force: measure again what the file has.
+        force: measure a finished profile again; its networks are, and the operators that no other profile needs.
         on_progress: is given a line for each session.
 
     Raises:
         FileExistsError: the file has this profile, finished, and `force` is not given.
-        ValueError: a name or a number is wrong, or the file is no cost store.
-        TargetError: the target refuses the networks of this space.
+        ValueError: a name or a number is wrong, the file is no cost store, the profile was begun with another seed or
+            number of tests, or one that another was adapted from is to be measured again.
+        BlockingIOError, PermissionError: the file cannot be read or written.
+        TargetError: the target refuses the networks of this space, or cannot be reached; what was measured before is
+            kept, and the same call continues.
     """
     _check_counts(samples=samples, tests=tests, budget_s=budget_s)
     device = load_target(target, threads=threads)
@@ -97,7 +100,7 @@ def profile_device(
     with _bench(Path(out), device, network, shape) as (ledger, bench):
         budget = BUDGET_S if budget_s is None and samples is None else budget_s
         settings = {"seed": seed, "budget_s": budget, "samples": samples, "tests": tests}
-        entry = _entry(ledger, device, _described(space, shape, network), settings, force=force)
+        entry = entry_of(ledger, device, described(space, shape, network), settings, force=force)
         made = _Profiling(ledger, entry, bench, on_progress)
         made.run()
         return profile_of(ledger, made.entry, network)
@@ -121,30 +124,36 @@ def adapt_profile(
     The error is that of leaving out each of them in turn, the choice of the model included. `source` and `space` name
     the old profile where its file has several. The old one is copied into `out`, which is then complete by itself.
 
-    Raises as `profile_device`, and FileNotFoundError without the old file.
+    Raises as `profile_device`, FileNotFoundError without the old file, and ValueError if the target is the device that
+    the old profile is of.
     """
-    if samples < 4:
-        raise ValueError(f"{samples} networks are too few to adapt a profile and tell its error: measure 4 or more")
+    if samples < FEWEST_TO_ADAPT:
+        least = f"measure {FEWEST_TO_ADAPT} or more"
+        raise ValueError(f"{samples} networks are too few to adapt a profile and tell its error: {least}")
     if not Path(old).is_file():
         raise FileNotFoundError(f"{old}: no such file")
-    known = Ledger(old)
+    known = Ledger(old, to_read=True)
     theirs = pick(known, target=source, space=space)
-    if known.sessions(theirs) and (theirs.record or {}).get("source") is not None:
+    if known.source(theirs) is not None:
         raise ValueError(f"{old} was itself adapted: adapt from the profile that it was made from")
     device = load_target(target, threads=threads)
+    if device.fingerprint() == theirs.fingerprint:
+        raise ValueError(f"{old} is of this very device, {theirs.title}: leave out --from to measure it again")
     shape = {name: theirs.space[name] for name in ("classes", "channels", "size")}
     network = _network(theirs.space["name"], shape, seed)
     with _bench(Path(out), device, network, shape) as (ledger, bench):
-        settings = {"seed": seed, "budget_s": None, "samples": samples, "tests": 0}
-        entry = _entry(ledger, device, theirs.space, settings, force=force)
+        check_free(ledger, device, theirs.space, force=force)
         ours = ledger.adopt(known, theirs)
+        settings = {"seed": seed, "budget_s": None, "samples": samples, "tests": 0, "adapted": True}
+        entry = entry_of(ledger, device, theirs.space, settings, force=force)
         profile = profile_of(ledger, ours, network)
-        if not ledger.sessions(entry):
-            pool = _pool(profile.space, POOL, random.Random(f"{seed}/adapt"))
+        if not any(one.measurement for session in ledger.sessions(entry) for one in session.networks):
+            pool = mixed_pool(profile.space, POOL, random.Random(f"{seed}/adapt"))
             archs = well_spread(pool, profile.predict(pool)[0], profile.workload, min(samples, len(pool)))
             on_progress(f"measuring {len(archs)} networks on {device.name}")
             begun = time.monotonic()
             found = bench.networks(archs)
+            check_accepted(device, found, least=FEWEST_TO_ADAPT)
             ledger.add_session(entry, "learn", time.monotonic() - begun, found)
         ledger.conclude(entry, adapted_record(ledger, entry, ours, profile))
         return profile_of(ledger, _again(ledger, entry), network)
@@ -192,8 +201,8 @@ class _Profiling:
         if tests and not self._has("retest"):
             self._measure("retest", tests)
         self.say("fitting the models")
-        parts = candidates(self.space, self.workload, table_of(self.ledger, self.entry), seed=self.seed)
-        record = record_of(self.ledger, self.entry, parts, self.space, self.workload)
+        asked = self._operator_keys
+        record = record_of(self.ledger, self.entry, self._makers(), self.space, self.workload, asked)
         self.ledger.conclude(self.entry, {**record, "seconds": self._spent()})
         self.entry = _again(self.ledger, self.entry)
 
@@ -205,17 +214,14 @@ class _Profiling:
         asked = [*dict.fromkeys([*anchors, *archs])]
         self.say(f"{kind}: measuring {len(asked)} networks{self._left_in_words()}")
         found = self.bench.networks(asked, keep=[*anchors, *(self._tests() if kind == "test" else ())])
-        refused = [one for one in found if one.measurement is None]
-        if 2 * len(refused) > len(found):
-            reasons = f"{self.bench.target.name} refuses {len(refused)} of {len(found)} networks: {refused[0].reason}"
-            raise TargetError(reasons)
+        check_accepted(self.bench.target, found)
         self.ledger.add_session(self.entry, kind, self._lap(), found)
 
     def _operators(self) -> None:
         """Measure operators, those that take most of the time first, until all are or their time is over."""
-        asked = self._operator_keys()
+        asked = self._operator_keys
         while self.budget is None or self._spent("operators") < OPERATORS_SHARE * self.budget:
-            stored = self.ledger.operators(self.entry.fingerprint)
+            stored = self.ledger.operators(self.entry.fingerprint)  # for whichever space of this device
             lacking = [name for name in asked if name not in stored]
             if not lacking:
                 return
@@ -223,6 +229,7 @@ class _Profiling:
             found = self.bench.operators(lacking[:OPERATORS_AT_A_TIME], stored)
             self.ledger.add_operators(self.entry, self._lap(), found)
 
+    @cached_property
     def _operator_keys(self) -> list[str]:
         """What most of the time goes to, then pairs of neighbours with their parts, then all other operators."""
         workloads = [self.workload(arch) for arch in self._pool()[:PLANNED]]
@@ -247,13 +254,13 @@ class _Profiling:
     def _pool(self) -> list[Architecture]:
         """Candidates to learn from."""
         if not hasattr(self, "_pooled"):
-            self._pooled = _pool(self.space, POOL, random.Random(f"{self.seed}/pool"))
+            self._pooled = mixed_pool(self.space, POOL, random.Random(f"{self.seed}/pool"))
         return self._pooled
 
     def _tests(self) -> list[Architecture]:
         """Half drawn from the space, half spread from small to large; none of them is an anchor."""
         count = int(self.entry.settings["tests"] or 0)
-        drawn = _pool(self.space, count + ANCHORS, random.Random(f"{self.seed}/test"))
+        drawn = mixed_pool(self.space, count + ANCHORS, random.Random(f"{self.seed}/test"))
         anchors = set(self._anchors())
         return [arch for arch in drawn if arch not in anchors][:count]
 
@@ -268,9 +275,11 @@ class _Profiling:
             return []
         if len(train) < FIRST:
             return pool[: min(room, FIRST - len(train))]
-        makers = candidates(self.space, self.workload, table_of(self.ledger, self.entry), seed=self.seed)
-        doubt = committee(makers, train, pool)
-        return _unlike(self.space, pool, doubt, min(room, BATCH))
+        return unlike(self.space, pool, committee(self._makers(), train, pool), min(room, BATCH))
+
+    def _makers(self) -> Mapping[str, Make]:
+        table = table_of(self.ledger, self.entry, self._operator_keys)
+        return candidates(self.space, self.workload, table, seed=self.seed)
 
     def _room(self, learnt: int) -> int:
         """How many more networks there are to learn from, by the number asked for and by the time that is left."""
@@ -316,32 +325,6 @@ class _Profiling:
         return any(session.kind == kind for session in self.ledger.sessions(self.entry))
 
 
-def _pool(space: SearchSpace, count: int, rng: random.Random) -> list[Architecture]:
-    """Half drawn uniformly, half spread from the smallest to the largest, in turns; all different."""
-    uniform = [space.sample(rng) for _ in range(4 * count)]
-    spread = spread_samples(space, count, [], rng)
-    rng.shuffle(spread)
-    mixed = [arch for two in zip(uniform, spread, strict=False) for arch in two] + spread + uniform
-    return [*dict.fromkeys(mixed)][:count]
-
-
-def _unlike(
-    space: SearchSpace, pool: Sequence[Architecture], doubt: np.ndarray[Any, np.dtype[np.float64]], count: int
-) -> list[Architecture]:
-    """Of the most doubtful third of a pool take those that differ from each other, the most doubtful first."""
-    several = [int(i) for i in np.argsort(-doubt, kind="stable")[: max(count, len(pool) // 3)]]
-    codes = onehot(space, [pool[i] for i in several])
-    chosen = [0]
-    nearest = np.abs(codes - codes[0]).sum(axis=1)
-    while len(chosen) < min(count, len(several)):
-        # Doubt weighs the distance, so that a network that all agree on is not taken for being odd.
-        chosen.append(int(np.argmax(nearest * doubt[several])))
-        if nearest[chosen[-1]] == 0:
-            chosen[-1] = next(i for i in range(len(several)) if i not in chosen)
-        nearest = np.minimum(nearest, np.abs(codes - codes[chosen[-1]]).sum(axis=1))
-    return [pool[several[i]] for i in chosen]
-
-
 @contextmanager
 def _bench(out: Path, target: Target, network: nn.Module, shape: Mapping[str, Any]) -> Iterator[tuple[Ledger, Bench]]:
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -351,40 +334,11 @@ def _bench(out: Path, target: Target, network: nn.Module, shape: Mapping[str, An
         yield ledger, Bench(target, network, image, folder)
 
 
-def _entry(
-    ledger: Ledger, target: Target, space: Mapping[str, Any], settings: Mapping[str, Any], *, force: bool
-) -> Entry:
-    """Return the profile to continue, or a new one; FileExistsError for one that is finished."""
-    fingerprint = target.fingerprint()
-    found = ledger.find(fingerprint, space)
-    if found is not None and force:
-        ledger.remove(found)
-        found = None
-    if found is None:
-        return ledger.begin(target.name, fingerprint, space, settings)
-    if found.record is not None:
-        raise FileExistsError(
-            f"{ledger.path} has a profile of {space['name']} on {target.name}; --force measures it again, "
-            f"`sartor profile {ledger.path}` shows it"
-        )
-    return ledger.settle(found, {**settings, "tests": found.settings["tests"]})
-
-
 def _network(space: str, shape: Mapping[str, Any], seed: int) -> nn.Module:
     sizes = {"classes": shape["classes"], "channels": shape["channels"], "size": tuple(shape["size"])}
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return make_network(space, **sizes).eval()
-
-
-def _described(space: str, shape: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
-    """What tells a space from others: its name, who made it, its images, and its choices."""
-    found = search_space(network)
-    if not found.choices:
-        raise ValueError(f"space {space!r} has no choice to profile; give its network some")
-    place = f"{type(network).__module__}:{type(network).__qualname__}"
-    made_by = place if place.startswith("sartor.spaces.") else None
-    return {"name": space, "made_by": made_by, **shape, "space": found.to_json()}
 
 
 def _again(ledger: Ledger, entry: Entry) -> Entry:

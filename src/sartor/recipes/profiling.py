@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sartor.recipes.job import COUNTED, LIMITS, Job
 from sartor.space import SearchSpace
 from sartor.supernet import extract
 from sartor.targets.artefacts import TargetError
+from sartor.targets.fingerprint import differences
 from sartor.workload import Workload, macs, parameters
 
 __all__ = [
@@ -100,8 +101,8 @@ def adopt_profiles(job: Job) -> None:
     for target in job.targets:
         found = profile_of(job, target)
         assert found is not None
-        was, now = found.fingerprint, target.fingerprint()
-        other = [f"{key} was {was[key]}, is {now[key]}" for key in now if was.get(key, now[key]) != now[key]]
+        unlike = differences(found.fingerprint, target.fingerprint())
+        other = [f"{key} was {was or 'not told'}, is {now or 'not told'}" for key, (was, now) in unlike.items()]
         if other:
             raise ValueError(
                 f"the profile of {target.name} in {given} was measured under other conditions ({other[0]}); adapt it: "
@@ -109,6 +110,17 @@ def adopt_profiles(job: Job) -> None:
             )
         if dict(found.space.choices) != dict(job.space.choices):
             raise ValueError(f"the profile in {given} is of a space with other choices: profile this one")
+        theirs = {**found.shape, "size": tuple(found.shape["size"])}
+        if theirs != job.shape:
+            raise ValueError(
+                f"the profile in {given} is for {_shape_in_words(theirs)}, and the data has "
+                f"{_shape_in_words(job.shape)}: profile the space for that"
+            )
+
+
+def _shape_in_words(shape: Mapping[str, Any]) -> str:
+    height, width = shape["size"]
+    return f"images {shape['channels']}x{height}x{width} and {shape['classes']} classes"
 
 
 def profile_of(job: Job, target: Target) -> Profile | None:
@@ -152,7 +164,7 @@ def _measured(job: Job, target: Target, archs: Sequence[Architecture]) -> Sequen
         try:
             return _quick(target).measure(artefacts)
         except TargetError as error:
-            if not error.measurements or 2 * len(error.reasons) > len(archs):
+            if not any(error.measurements) or 2 * len(error.reasons) > len(archs):
                 raise
             job.say(f"{target.name} refuses {len(error.reasons)} of the {len(archs)} networks")
             return error.measurements
@@ -180,9 +192,13 @@ def check_reachable(job: Job, target: Target) -> None:
     predicted = costs_on(job, target)
     for name, limit in job.limits_on(target).items():
         if name not in predicted:
+            what = LIMITS[name].partition(" in ")[0].partition(" ")[2]
+            notes = [note for found in samples.values() for note in found.notes]
+            told = next((note for note in notes if note.startswith("energy not measured")), "")
+            why = f" ({told})" if told and name == "energy_mj" else ""
             raise ValueError(
-                f"{target.name} does not measure {LIMITS[name].partition(' in ')[0].partition(' ')[2]} on this "
-                f"machine, so a limit of it cannot be checked; leave it out, or name another target"
+                f"{target.name} does not measure {what} on this machine{why}, so a limit of it cannot be checked; "
+                "leave it out, or name another target"
             )
         if name in MEASURED:
             values = {arch: measured_value(found, name) for arch, found in samples.items()}
@@ -222,8 +238,9 @@ def costs_on(job: Job, target: Target) -> dict[str, Cost]:
         if np.isfinite(values).all():
             found[name] = _Line([features(job.workload(arch)) for arch in archs], values, features, job.workload)
     energies = np.array([measured_value(measurement, "energy_mj") for _, measurement in samples])
-    if np.isfinite(energies).all() and (energies > 0).all():
-        energy = WorkloadLatency(job.workload).fit(archs, energies)
+    known = np.isfinite(energies) & (energies > 0)  # a tiny network may drown in what the device takes anyway
+    if 2 * known.sum() > len(archs):
+        energy = WorkloadLatency(job.workload).fit([a for a, k in zip(archs, known, strict=True) if k], energies[known])
         found["energy_mj"] = lambda arch: float(energy.predict([arch])[0][0])
     return found
 

@@ -112,8 +112,8 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
 def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:
     """Validation error, predicted latency on every target, and the further limits; all but the error are cheap.
 
-    Of one target the limits are bounds. Of several, a network need keep those of one: the bound is that of the
-    smallest excess over targets.
+    Of one target the limits are bounds. Of several, a network need keep those of one: bounded is the greatest share
+    of a limit that it uses, on the target where that is least.
     """
     found = [Objective("error", measure_error)]
     every = [limited(job, target) for target in job.targets]
@@ -124,11 +124,12 @@ def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list
     if not job.limits:
         return found
 
-    def beyond(arch: Architecture) -> float:
-        """How far beyond its limits an architecture is on the target that it suits best."""
-        return 1.0 + min(sum(one.excess(one.measure(arch)) for one in limits) for limits in every)
+    def used(arch: Architecture) -> float:
+        """The greatest share of a limit that an architecture uses, on the target that it suits best."""
+        shares = [[one.measure(arch) / one.at_most for one in limits if one.at_most is not None] for limits in every]
+        return min(max(share, default=0.0) for share in shares)
 
-    return [*found, Objective("limits_used", beyond, cheap=True, at_most=1.0)]
+    return [*found, Objective("limits_used", used, cheap=True, at_most=1.0)]
 
 
 def limited(job: Job, target: Target) -> list[Objective]:

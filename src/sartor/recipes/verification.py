@@ -135,7 +135,7 @@ def measure_members(
         try:
             measured = target.measure([member.artefacts[target.name] for member in members])
         except TargetError as error:
-            if not error.measurements:  # the device itself failed, no single network
+            if not any(error.measurements):  # the device itself failed, no single network
                 raise
             measured = error.measurements
             job.say(f"{target.name} refuses {len(error.reasons)} networks: {next(iter(error.reasons.values()))}")

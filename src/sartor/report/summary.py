@@ -312,6 +312,13 @@ def _notes(record: Record, front: Sequence[Json], baselines: Sequence[Json]) -> 
         notes.append("No network kept the limits when it was measured: loosen the limits, or widen the space.")
     if "verify" in record.part("stages") and (absent := _absent(record)):
         notes.append(f"Left out, since training diverged or the target refused: the baselines {', '.join(absent)}.")
+    computed = [
+        str(one.get("name")) for one in record.targets if mapping(one.get("fingerprint")).get("runtime") == "computed"
+    ]
+    if computed:
+        notes.append(
+            f"Latencies on {' and '.join(computed)} are computed from a datasheet; nothing was measured there."
+        )
     outside = [row["name"] for row in front if row["within_limit"] is False]
     if outside:
         of = f"{len(outside)} of {len(front)}"

@@ -13,7 +13,9 @@ from sartor.own import is_own, load_own
 if TYPE_CHECKING:
     from sartor.protocols import Target
 
-__all__ = ["TARGETS", "load_target"]
+__all__ = ["DATASHEET", "TARGETS", "load_target"]
+
+DATASHEET = "datasheet:"
 
 _TORCH = "sartor.targets.torch_eager:TorchTarget"
 _ONNX_RUNTIME = "sartor.targets.onnxruntime:OnnxRuntimeTarget"
@@ -43,7 +45,8 @@ def load_target(text: str, *, threads: int = 1) -> Target:
     """Return the target that `text` names, or an object of the user's own class in ``path.py:Class``.
 
     ``remote:COMMAND`` and ``remote:int8:COMMAND`` are machines on which the command starts an agent, see
-    `sartor.targets.remote`. The user's class is called with `threads` as a keyword. Nothing is imported but the
+    `sartor.targets.remote`; ``datasheet:TEXT`` is a device of which no more than a datasheet in a line is known, see
+    `sartor.costs.Datasheet`. The user's class is called with `threads` as a keyword. Nothing is imported but the
     target asked for, and no machine is reached.
 
     Raises:
@@ -61,8 +64,13 @@ def load_target(text: str, *, threads: int = 1) -> Target:
         from sartor.targets.remote import from_text
 
         return from_text(text, threads)
+    if text.startswith(DATASHEET):
+        # By name, as the others above: costs are no part of targets, and this one is only computed.
+        made: Target = importlib.import_module("sartor.costs.datasheet_target").from_text(text.removeprefix(DATASHEET))
+        return made
     if not is_own(text):
-        raise ValueError(f"no target is named {text!r}: use {', '.join(TARGETS)}, remote:COMMAND or path.py:Class")
+        others = "remote:COMMAND, datasheet:TEXT or path.py:Class"
+        raise ValueError(f"no target is named {text!r}: use {', '.join(TARGETS)}, {others}")
     return _made(load_own(text, "target"), text, threads)
 
 

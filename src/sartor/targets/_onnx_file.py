@@ -68,6 +68,8 @@ def _fields(data: _Bytes, start: int, end: int) -> Iterator[tuple[int, int, int,
     place = start
     while place < end:
         tag, place = _varint(data, place, end)
+        if tag >= 1 << 32:  # readers disagree on what is beyond: some drop the upper bits
+            raise ValueError(f"a tag before byte {place} is too large")
         number, wire, low = tag >> 3, tag & 7, place
         if wire == 0:
             _, place = _varint(data, place, end)

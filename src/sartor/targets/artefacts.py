@@ -170,7 +170,7 @@ def measurement(
         f"first call {1e3 * timing.cold:.3g} ms",
         f"{timing.ratio:.3g} of the calibration kernel ({1e3 * float(np.median(kernel)):.3g} ms)",
     )
-    told += (f"runs of {timing.repeats} calls, a single one being too short to time",) * (timing.repeats > 1)
+    told += (f"runs of {timing.repeats} calls",) * (timing.repeats > 1)
     told += ("not settled when the warm-up ended",) * (not timing.settled)
     told += (f"spread: p90 is {p90 / p10 - 1:.0%} above p10",) * (p90 > (1 + _SPREAD) * p10)
     told += () if energy is None else (energy.note(),)

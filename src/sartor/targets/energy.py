@@ -37,7 +37,7 @@ class Meter(Protocol):
 
     source: str
     window_s: float
-    """The shortest time over which its steps do not matter."""
+    """The shortest time of repeated inference over which it is read."""
 
     def joules(self) -> float:
         """Return the joules since some moment in the past, never less than before; MeterError if unreadable."""
@@ -59,7 +59,10 @@ class Energy:
 
 
 class Rapl:
-    """The counters of all processor packages and their memory below `root`, in steps of about 1 ms."""
+    """The counters of all processor packages and their memory below `root`, in steps of about 1 ms.
+
+    Windows are shorter than is usually advised (1 s), as many networks are measured: a step is 1 % of one.
+    """
 
     source, window_s = "RAPL", 0.1
 
@@ -96,7 +99,10 @@ def rapl(root: Path = POWERCAP) -> Rapl | None:
 
 
 class Nvml:
-    """The counter of a graphics card (Volta and later); its steps may be 100 ms."""
+    """The counter of a graphics card (Volta and later); its steps may be 100 ms.
+
+    That is up to 10 % of a window, which is shorter than is usually advised (5 s); the median of five windows counts.
+    """
 
     source, window_s = "NVML", 1.0
 

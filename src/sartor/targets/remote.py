@@ -57,8 +57,9 @@ class RemoteTarget:
         command: what to run here, such as ``ssh board python -m sartor.targets.agent``.
         precision: "float32" or "int8", which is quantised here, from the calibration samples of `prepare`.
         seconds: of timing for each network, at most.
-        limit_s: for each network, with all that belongs to its measurement; a measurement of n networks ends
-            within (n + 1) x `limit_s`. The agent has a limit of its own, and the lower one counts.
+        limit_s: for each network, with all that belongs to its measurement. What is asked of the device about n
+            networks ends within (n + 2) x `limit_s` + `silence_s`, attempts and pauses included. The agent has a limit
+            of its own, and the lower one counts.
         attempts: how often a measurement is begun when the connection is lost; the pause before the next is
             `pause_s` seconds, and twice as long each time.
         silence_s: without a sign of life after which the connection counts as lost.
@@ -97,7 +98,7 @@ class RemoteTarget:
         TargetError if it cannot be reached.
         """
         if not self._fingerprint:
-            self._fingerprint = self._retried(lambda session: session.describe())
+            self._fingerprint = self._retried(lambda session: session.describe(), 0)
         return dict(self._fingerprint)
 
     def prepare(
@@ -127,7 +128,7 @@ class RemoteTarget:
         said = [*reasons.values()]
         try:
             files = [artefacts[index] for index in sent]
-            outcomes = self._retried(lambda session: session.measured(files)) if files else []
+            outcomes = self._retried(lambda session: session.measured(files), len(files)) if files else []
             for index, outcome in zip(sent, outcomes, strict=True):
                 if isinstance(outcome, str):
                     reasons[index] = f"{artefacts[index].path}: {outcome}"
@@ -141,24 +142,26 @@ class RemoteTarget:
             raise TargetError("; ".join(said), dict(sorted(reasons.items())), measured)
         return [one for one in measured if one is not None]
 
-    def _retried(self, job: Callable[[_Session], _Result]) -> _Result:
-        """Return what `job` returns of a session; a session that is lost is begun anew."""
+    def _retried(self, job: Callable[[_Session], _Result], networks: int) -> _Result:
+        """Return what `job` returns of a session; a session that is lost is begun anew, while there is time."""
         lost, pause_s = "", self.pause_s
+        deadline = time.monotonic() + (networks + 2) * self.limit_s + self.silence_s
         for attempt in range(1, self.attempts + 1):
             try:
-                with self._session() as session:
+                with self._session(deadline) as session:
                     return job(session)
             except Lost as error:
                 lost = f"{self.command}: {error}" + (f", in {attempt} attempts" if attempt > 1 else "")
             except (_Declined, ProtocolError) as error:
                 raise TargetError(f"{self.command}: {error}") from None
-            if attempt < self.attempts:
-                time.sleep(pause_s)
-                pause_s *= 2
+            if attempt == self.attempts or time.monotonic() + pause_s >= deadline:
+                break
+            time.sleep(pause_s)
+            pause_s *= 2
         raise TargetError(lost)
 
     @contextmanager
-    def _session(self) -> Iterator[_Session]:
+    def _session(self, deadline: float) -> Iterator[_Session]:
         _, command = command_of(self.name)
         try:
             peer = Peer(command, greeting=GREETING)
@@ -166,7 +169,7 @@ class RemoteTarget:
             raise TargetError(f"{command[0]!r} cannot be run: {error.strerror}") from None
         whole_way = False
         try:
-            yield _Session(self, peer)
+            yield _Session(self, peer, deadline)
             whole_way = True
         finally:
             peer.close(kill=not whole_way)
@@ -175,13 +178,13 @@ class RemoteTarget:
 class _Session:
     """A conversation with an agent, every answer of which is checked."""
 
-    def __init__(self, target: RemoteTarget, peer: Peer) -> None:
-        self._target, self._peer = target, peer
+    def __init__(self, target: RemoteTarget, peer: Peer, deadline: float) -> None:
+        self._target, self._peer, self._deadline = target, peer, deadline
 
     def describe(self) -> dict[str, str]:
         """Return the fingerprint of the device."""
         target = self._target
-        reply = self._ask({"do": "describe", "threads": target.threads}, target.limit_s + target.silence_s)
+        reply = self._ask({"do": "describe", "threads": target.threads}, 2 * target.limit_s + target.silence_s)
         found = reply.get("fingerprint")
         if not isinstance(found, dict) or len(found) > _MOST_ENTRIES:
             raise ProtocolError("its 'fingerprint' is no object of few entries")
@@ -258,7 +261,7 @@ class _Session:
 
     def _ask(self, request: Mapping[str, object], limit_s: float) -> Message:
         """Return the agent's answer to `request`; Lost if it fell silent, _Declined if it says no."""
-        silence_s, deadline = self._target.silence_s, time.monotonic() + limit_s
+        silence_s, deadline = self._target.silence_s, min(self._deadline, time.monotonic() + limit_s)
         self._peer.send(request, silence_s)
         for _ in range(_MOST_BEATS):
             left = deadline - time.monotonic()
