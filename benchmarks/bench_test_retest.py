@@ -1,7 +1,7 @@
 """Whether a second measurement ranks networks as the first did, under load: our rounds beside naive timing.
 
 40 networks of NAS-Bench-201 (seed 0, those whose output does not depend on the input left out) for 3x32x32 images, as
-the files that each target deploys. Each is measured twice, by interleaved rounds with 1 s per network, and by what is
+the files that each target deploys. Each is measured twice, by interleaved rounds with 0.5 s per network, and by what is
 usual: one call to warm up, then the mean of ten consecutive calls, one network after the other. Meanwhile two
 processes that never wait keep the cores busy. The figures are Spearman's rank correlations of the two measurements,
 each first with its interval of 95 % (bootstrap over networks).
@@ -39,7 +39,7 @@ NAIVE_RUNS = 10
 
 def rows(quick: bool) -> Iterator[Row]:
     """A row per target, load and way of measuring."""
-    networks, seconds, targets = (8, 0.05, TARGETS[:1]) if quick else (40, 1.0, TARGETS)
+    networks, seconds, targets = (8, 0.05, TARGETS[:1]) if quick else (40, 0.5, TARGETS)
     for name in targets:
         with tempfile.TemporaryDirectory() as folder:
             target: Any = load_target(name)

@@ -47,7 +47,7 @@ def test_a_profile_is_chosen_by_what_it_is_of(setup: Setup) -> None:
     ):
         load_profile(setup.path, shape={"size": 16})
     with pytest.raises(ValueError, match="no such profile"):
-        load_profile(setup.path, space_is=SearchSpace({"width": [1, 2]}))
+        load_profile(setup.path, space_is=SearchSpace({"width": (1, 2)}))
     with pytest.raises(ValueError, match="no 'sizes'"):
         load_profile(setup.path, shape={"sizes": 16})
 

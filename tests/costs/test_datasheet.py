@@ -140,7 +140,8 @@ def test_a_target_of_what_is_not_there(tmp_path: Path) -> None:
     found = target.measure(artefacts)
     assert [one.latency_ms for one in found] == [FULL.latency_ms(NETWORK)] * 2
     assert found[0].notes == ("computed from the datasheet of npu, not measured",)
-    assert found[0].runs == 0 and found[0].energy_mj is None and found[0].size_mb == FULL.size_bytes(NETWORK) / 1e6
+    assert found[0].runs == 0 and found[0].energy_mj == FULL.energy_mj(NETWORK)
+    assert found[0].size_mb == FULL.size_bytes(NETWORK) / 1e6
     assert found[0].fingerprint == {**target.fingerprint(), "batch": "1", "shape": "3x12x12"}
     other = DatasheetTarget(Datasheet("cpu", 0.1))
     assert other.measure(artefacts)[0].latency_ms > found[0].latency_ms

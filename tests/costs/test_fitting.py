@@ -147,7 +147,7 @@ class Old:
 def test_a_device_that_differs_by_a_factor_and_a_call_is_found_with_four_networks() -> None:
     few = well_spread(ARCHS, Old().predict(ARCHS)[0], WORKLOAD, 4)
     makers = transfers(SPACE, WORKLOAD, Old())  # type: ignore[arg-type]
-    assert [*makers] == [*TRANSFERS, *BASELINES]
+    assert [*makers] == [*(name for name in TRANSFERS if name != "help"), *BASELINES]  # which is for another space
     train = {arch: 0.2 + 3 * network_ms(WORKLOAD(arch)) for arch in few}
     rest = [arch for arch in ARCHS if arch not in few]
     expected = [0.2 + 3 * network_ms(WORKLOAD(arch)) for arch in rest]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,26 +108,16 @@ def adopt_profiles(job: Job) -> None:
                 f"the profile of {target.name} in {given} was measured under other conditions ({other[0]}); adapt it: "
                 f"sartor profile --from {given} --samples 10 --target {target.name} --out NEW.costs"
             )
-        if dict(found.space.choices) != dict(job.space.choices):
-            raise ValueError(f"the profile in {given} is of a space with other choices: profile this one")
-        theirs = {**found.shape, "size": tuple(found.shape["size"])}
-        if theirs != job.shape:
-            raise ValueError(
-                f"the profile in {given} is for {_shape_in_words(theirs)}, and the data has "
-                f"{_shape_in_words(job.shape)}: profile the space for that"
-            )
-
-
-def _shape_in_words(shape: Mapping[str, Any]) -> str:
-    height, width = shape["size"]
-    return f"images {shape['channels']}x{height}x{width} and {shape['classes']} classes"
 
 
 def profile_of(job: Job, target: Target) -> Profile | None:
-    """The adopted profile of a target, if the search was given one; ValueError where that has none of it."""
+    """The adopted profile of a target, this space and this shape of data; None where the search was given none.
+
+    Raises ValueError, which lists what there is, where the file has no such profile.
+    """
     if not job.arguments.get("costs"):
         return None
-    return load_profile(job.path / PROFILE, target=target.name, network=job.ghost)
+    return load_profile(job.path / PROFILE, target=target.name, space_is=job.space, shape=job.shape, network=job.ghost)
 
 
 def drift(job: Job) -> dict[str, float]:
