@@ -24,7 +24,7 @@ Row = Mapping[str, str | float | None]
 
 DATA = os.environ.get("SARTOR_MNIST", "mnist.npz")
 TARGET = os.environ.get("SARTOR_TARGET", "onnxruntime")
-TRAINING_S, SEARCH_S, LIMITS = 240.0, 60.0, 20
+TRAINING_S, SEARCH_S, LIMITS = 420.0, float(os.environ.get("SARTOR_BUDGET", "60")), 20
 
 
 def rows(quick: bool) -> Iterator[Row]:
