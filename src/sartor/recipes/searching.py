@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = ["Candidates", "objectives", "search_trials", "worth_verifying"]
 
 NEAR = 0.9  # of a latency limit: networks that use it
 LOOKS = 400  # at networks of the space, for some that do
+MOST_CHANGES = 8  # of the largest network, for some near it
 NEAR_SHARE = 1 / 4  # of what is verified is near the limit
 
 Candidates = Mapping[Architecture, Mapping[str, float]]
@@ -99,14 +100,25 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
     rng = random.Random(f"{job.seed}/near the limit")
     tried = {trial.arch for trial in done}
     found: list[Trial] = []
-    for arch in spread_samples(job.space, LOOKS if lacking > 0 else 0, [], rng):
+    for arch in _looks(job.space, rng) if lacking > 0 else ():
         if len(found) >= 2 * lacking:
             break
         costs_of = {goal.name: goal.measure(arch) for goal in goals[1:]}
         if arch not in tried and uses(costs_of[latency_ms.name]):
             values = {"error": goals[0].measure(arch), **costs_of}
             found.append(Trial(job.plan["trials"] + len(found), arch, values, state="done"))
+            tried.add(arch)
     return found
+
+
+def _looks(space: SearchSpace, rng: random.Random) -> Iterator[Architecture]:
+    """Networks from the smallest to the largest, and then near the largest, which drawing hardly ever gives."""
+    yield from spread_samples(space, LOOKS, [], rng)
+    for look in range(LOOKS):
+        arch = space.largest()
+        for _ in range(1 + look % MOST_CHANGES):
+            arch = space.mutate(arch, rng)
+        yield arch
 
 
 def objectives(job: Job, measure_error: Callable[[Architecture], float]) -> list[Objective]:
