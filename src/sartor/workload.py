@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Cost", "Op", "Workload", "macs", "parameters", "trace", "weight_bytes"]
+__all__ = ["KINDS", "Cost", "Op", "Workload", "kind_of", "macs", "parameters", "trace", "weight_bytes"]
 
 Shape = tuple[int, ...]
 
@@ -249,6 +249,21 @@ def _pool(args: Any) -> tuple[tuple[str, int], ...]:
 
 
 _GEOMETRY = {"convolution": _convolution, "avg_pool2d": _pool, "max_pool2d_with_indices": _pool}
+
+
+KINDS = ("pointwise", "depthwise", "convolution", "product", "other")
+"""What `kind_of` tells apart: operators of one kind take time in proportion to their arithmetic and traffic, about."""
+
+
+def kind_of(op: Op) -> str:
+    """The one of `KINDS` that an operator belongs to."""
+    if op.kind in ("matmul", "attention"):
+        return "product"
+    if op.kind not in ("conv", "conv_transpose"):
+        return "other"
+    if op.attribute("groups", 1) > 1:
+        return "depthwise"
+    return "pointwise" if math.prod(op.inputs[1][2:]) == 1 else "convolution"
 
 
 def macs(workload: Workload) -> float:

@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 
 from sartor.architecture import Architecture
 from sartor.costs.operators import FUSED, OperatorTable, fused
-from sartor.workload import Op, Workload
+from sartor.workload import KINDS, Workload, kind_of
 
 __all__ = ["Line", "additive", "counted", "summed"]
 
 Floats = NDArray[np.float64]
-
-KINDS = ("pointwise", "depthwise", "convolution", "product", "other")
 
 
 class Line:
@@ -97,17 +95,7 @@ def additive(table: OperatorTable, workload: Callable[[Architecture], Workload])
     def columns(arch: Architecture) -> Floats:
         sums = np.zeros((len(KINDS), 2))
         for op, left in fused(workload(arch), table.savings):
-            sums[KINDS.index(_kind(op))] += (left * table.op(op), left > FUSED)
+            sums[KINDS.index(kind_of(op))] += (left * table.op(op), left > FUSED)
         return sums.ravel()
 
     return columns
-
-
-def _kind(op: Op) -> str:
-    if op.kind in ("matmul", "attention"):
-        return "product"
-    if op.kind not in ("conv", "conv_transpose"):
-        return "other"
-    if op.attribute("groups", 1) > 1:
-        return "depthwise"
-    return "pointwise" if math.prod(op.inputs[1][2:]) == 1 else "convolution"

@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartor.architecture import Architecture
-from sartor.workload import Op, Workload, macs
+from sartor.workload import KINDS, Workload, kind_of, macs
 
 __all__ = ["WorkloadLatency", "cross_validated", "features"]
 
 Array = NDArray[np.float64]
-
-KINDS = ("pointwise", "depthwise", "convolution", "product", "other")
 
 
 class WorkloadLatency:
@@ -82,15 +80,5 @@ def features(workload: Workload) -> Array:
     table = np.zeros((len(KINDS), 3))
     for op in workload:
         moved = math.prod(op.output) + sum(map(math.prod, op.inputs))
-        table[KINDS.index(_kind(op))] += (1.0, macs((op,)), moved)
+        table[KINDS.index(kind_of(op))] += (1.0, macs((op,)), moved)
     return np.concatenate([[1.0], table.ravel()])
-
-
-def _kind(op: Op) -> str:
-    if op.kind in ("matmul", "attention"):
-        return "product"
-    if op.kind not in ("conv", "conv_transpose"):
-        return "other"
-    if op.attribute("groups", 1) > 1:
-        return "depthwise"
-    return "pointwise" if math.prod(op.inputs[1][2:]) == 1 else "convolution"
