@@ -159,7 +159,7 @@ def test_gradients_flow_into_a_cost_beyond_its_limit_and_not_within() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(ValueError, match="no limit is taken as 'soft'"):
         under_limits(RandomSearch, SPACE, GOALS, "soft")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs a limit"):
+    with pytest.raises(ValueError, match="need a limit, and no objective but the first has a bound"):
         under_limits(RandomSearch, SPACE, unlimited(GOALS), "penalty")
     with pytest.raises(ValueError, match="not positive"):
         under_limits(RandomSearch, SPACE, [GOALS[0], Objective("cost", cost, at_most=0.0)], "penalty")

@@ -29,7 +29,7 @@ from sartor.protocols import Stateful, Strategy
 from sartor.space import SearchSpace
 from sartor.trial import Candidate, Trial
 
-__all__ = ["FORMS", "Form", "Lagrangian", "exponent", "penalty", "under_limits", "unlimited"]
+__all__ = ["FORMS", "Form", "Lagrangian", "check_form", "exponent", "penalty", "under_limits", "unlimited"]
 
 Form = Literal["hard", "penalty", "exponent", "lagrangian", "pareto"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -94,23 +94,16 @@ def under_limits(
     ceiling: 1 for a first objective that is an error rate to be minimised: the exponent form then maximises MnasNet's
         (1 - error) * ratio ** power. Without it, what is minimised is multiplied by ratio ** -power itself.
 
-    Raises ValueError for an unknown form, or a folding one where no objective but the first has a bound, or a bound
-    is not positive.
+    Raises ValueError as `check_form`.
     """
     check_names(objectives)
-    if form not in FORMS:
-        raise ValueError(f"no limit is taken as {form!r}: use {', '.join(FORMS)}")
+    check_form(objectives, form)
     if form == "hard":
         return make(space, objectives), list(objectives)
     free = unlimited(objectives)
     if form == "pareto":
         return make(space, free), free
     limited = [objective for objective in objectives[1:] if objective.bounded]
-    if not limited:
-        raise ValueError(f"form {form!r} needs a limit, and none of the objectives but the first has a bound")
-    for objective in limited:
-        if min(b for b in (objective.at_most, objective.at_least) if b is not None) <= 0:
-            raise ValueError(f"objective {objective.name!r} has a bound that is not positive: use the form 'hard'")
     inner = make(space, free[:1])
     folds: dict[str, Fold] = {
         "penalty": _Penalty(strength),
@@ -119,6 +112,24 @@ def under_limits(
     }
     kind = _StatefulFolded if isinstance(inner, Stateful) else _Folded
     return kind(inner, free[0], limited, folds[form]), free
+
+
+def check_form(objectives: Sequence[Objective], form: str) -> None:
+    """Check that objectives can be searched with under a form.
+
+    Raises ValueError for an unknown form, or a folding one where no objective but the first has a bound, or a bound is
+    not positive.
+    """
+    if form not in FORMS:
+        raise ValueError(f"no limit is taken as {form!r}: use {', '.join(FORMS)}")
+    if form in ("hard", "pareto"):
+        return
+    limited = [objective for objective in objectives[1:] if objective.bounded]
+    if not limited:
+        raise ValueError(f"limits taken as {form!r} need a limit, and no objective but the first has a bound")
+    for objective in limited:
+        if min(b for b in (objective.at_most, objective.at_least) if b is not None) <= 0:
+            raise ValueError(f"objective {objective.name!r} has a bound that is not positive: use the form 'hard'")
 
 
 def unlimited(objectives: Sequence[Objective]) -> list[Objective]:

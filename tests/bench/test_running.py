@@ -227,6 +227,13 @@ def test_limits_are_taken_as_an_entry_says(tmp_path: Path) -> None:
     assert np.isfinite(held).all()
 
 
+def test_a_form_without_a_limit_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    problem = table_problem("nasbench201", "cifar10", device="pixel3")
+    with pytest.raises(ValueError, match="taken as 'penalty' need a limit"):
+        bench(problem, [replace(RANDOM, limit_as="penalty")], queries=4, seeds=1, out=tmp_path / "board")
+    assert not (tmp_path / "board").exists()
+
+
 def test_mistakes_with_entries_are_told() -> None:
     with pytest.raises(ValueError, match="takes limits as 'penalty': give a strategy's name or class"):
         Entry("a", RandomSearch(SearchSpace({"a": (1, 2)})), limit_as="penalty")

@@ -19,6 +19,7 @@ import sartor
 from sartor.atomic import write_json
 from sartor.bench.entries import Entry, check_entries, folder_name
 from sartor.bench.problem import Problem
+from sartor.limits import check_form
 from sartor.objective import Objective
 from sartor.processes import ProcessExecutor
 from sartor.run import Run
@@ -77,6 +78,8 @@ def bench(
     from sartor.bench.queries import check_parquet, write_queries
 
     check_entries(entries)
+    for entry in entries:
+        check_form(problem.objectives, entry.limit_as)
     if queries < 1 or seeds < 1 or workers < 1:
         raise ValueError(f"queries is {queries}, seeds {seeds} and workers {workers}: each must be at least 1")
     check_parquet()
