@@ -17,6 +17,8 @@ from sartor.costs.fitting import BASELINES, MODELS, candidates, chosen, committe
 from sartor.costs.operators import CALL, OperatorTable, key, pair_key, pairs
 from sartor.costs.profile import Workloads
 from sartor.costs.transfer import TRANSFERS, transfers, well_spread
+from sartor.predictors import GBDT
+from sartor.predictors.workload_latency import OperatorCounts
 from sartor.spaces.mobilenet import MobileNet
 from sartor.supernet import search_space
 from sartor.workload import macs
@@ -61,6 +63,29 @@ def test_every_model_and_baseline_is_there_and_works() -> None:
     for name in set(makers) - set(QUICK):
         mean = prediction(makers[name], TRAIN, [*TEST])
         assert np.mean(np.abs(mean / np.array([*TEST.values()]) - 1)) < 0.1, name
+
+
+def test_operator_counts_tell_apart_what_the_kinds_lump_together() -> None:
+    counts = OperatorCounts(WORKLOAD, ARCHS)
+    table = counts(ARCHS).reshape(len(ARCHS), -1, 3)
+    assert {"relu", "batch_norm"} < set(counts.places)
+    for row, arch in zip(table, ARCHS, strict=True):
+        assert row[:, 0].sum() == len(WORKLOAD(arch))
+        assert row[:, 1].sum() == macs(WORKLOAD(arch))
+        assert row[counts.places["relu"], 0] == sum(op.kind == "relu" for op in WORKLOAD(arch))
+    alone = OperatorCounts(WORKLOAD, [SPACE.smallest()])
+    assert alone([SPACE.largest()]).shape == (1, 3 * len(alone.places))  # what was not seen is left out
+
+
+def test_trees_see_the_extra_columns() -> None:
+    values = np.array([*TRAIN.values()])
+    ramp = dict(zip(TRAIN, range(len(TRAIN)), strict=True))
+    trees = GBDT(SPACE, members=0, rounds=300, least=1, extra=lambda archs: np.array([[ramp[one]] for one in archs]))
+    order = [*TRAIN]
+    random.Random(0).shuffle(order)
+    mean, _ = trees.fit(order, np.array([float(ramp[one]) for one in order])).predict(order)
+    assert np.corrcoef(mean, [ramp[one] for one in order])[0, 1] > 0.99
+    assert trees.contributions(order).shape == (len(values), sum(map(len, SPACE.choices.values())) + 1)
 
 
 def test_without_operators_or_lightgbm_there_are_fewer_models(monkeypatch: pytest.MonkeyPatch) -> None:

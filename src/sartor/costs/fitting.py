@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,6 +23,7 @@ from sartor.costs.additive import Line, additive, counted, summed
 from sartor.costs.errors import Interval, errors
 from sartor.costs.operators import OperatorTable
 from sartor.predictors import GBDT, GCN, Ridge, WorkloadLatency
+from sartor.predictors.workload_latency import OperatorCounts
 from sartor.protocols import Predictor
 from sartor.space import SearchSpace
 from sartor.workload import Workload, macs, parameters
@@ -46,7 +48,7 @@ MODELS: Mapping[str, str] = {
     "additive": "the operator table with fusion, for each kind of operator",
     "workload": "calls, arithmetic and traffic for each kind of operator",
     "ridge": "a milliseconds' worth of each option",
-    "gbdt": "boosted trees on the options, of what `additive` leaves",
+    "gbdt": "boosted trees on options and operator counts, of what `additive` leaves",
     "gcn": "a graph network on the choices, of what `additive` leaves",
 }
 """The models that are tried, by name; the first is taken where several are equal."""
@@ -114,13 +116,20 @@ def candidates(
         base = found["additive"] = partial(Line, lru_cache(_KEPT)(additive(table, workload)))
     found["workload"] = work
     found["ridge"] = partial(Ridge, space)
+    counts = OperatorCounts(workload, _typical(space))
     if importlib.util.find_spec("lightgbm"):
-        found["gbdt"] = lambda: Residual(base(), GBDT(space, members=0, seed=seed))
+        found["gbdt"] = lambda: Residual(base(), GBDT(space, members=0, seed=seed, extra=counts))
     # A tenth of the published width and half of the epochs, for a tenth of the published samples.
     found["gcn"] = lambda: Residual(base(), GCN(space, units=64, epochs=120, draws=0, seed=seed))
     for name, count in BASELINES.items():
         found[name] = partial(Line, lru_cache(_KEPT)(counted(count, workload)), free=1)
     return found
+
+
+def _typical(space: SearchSpace) -> list[Architecture]:
+    """Architectures in which about every operator of a space occurs."""
+    rng = random.Random(0)
+    return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(30))]
 
 
 def cross_validated(make: Make, archs: Sequence[Architecture], values: Floats, folds: int = FOLDS) -> Floats:

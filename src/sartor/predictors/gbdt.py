@@ -12,7 +12,7 @@ Differs from the paper: a leaf may hold 5 samples instead of LightGBM's 20, belo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +32,8 @@ class GBDT:
         each tree and a new .8 of the samples every 5 trees).
     least: samples in a leaf; less where there are fewer than ten times as many samples.
     members: models of bootstrap samples, for the uncertainty; 0 for none.
+    extra: further columns beside the options, (N, E) of N architectures, such as `OperatorCounts`: an operator that
+        reads zeros is in an option, but not in the workload.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class GBDT:
         least: int = 5,
         members: int = 8,
         seed: int = 0,
+        extra: Callable[[Sequence[Architecture]], Floats] | None = None,
     ) -> None:
         """Take the space; ValueError for sizes out of range."""
         if rounds < 1 or leaves < 2 or least < 1 or members < 0:
             raise ValueError(f"rounds {rounds}, leaves {leaves}, least {least}, members {members}: too small")
-        self.space = space
+        self.space, self.extra = space, extra
         self.rounds, self.least, self.members, self.seed = rounds, least, members, seed
         self._parameters = {
             "objective": "regression",
@@ -67,7 +70,7 @@ class GBDT:
     def fit(self, archs: Sequence[Architecture], values: Floats) -> Self:
         """Grow the trees; ValueError for fewer than 2 samples, NaN or infinity, ImportError without LightGBM."""
         values = checked(archs, values)
-        x = onehot(self.space, archs)
+        x = self._columns(archs)
         self._scale = Scale.of(values)
         y = self._scale.standardised(values)
         self._model = self._grown(x, y, self.seed)
@@ -82,7 +85,7 @@ class GBDT:
         """Return the (N,) means, and the (N,) spreads of the bootstrapped models; ValueError before `fit`."""
         if self._scale is None:
             raise unfitted(self)
-        x = onehot(self.space, archs)
+        x = self._columns(archs)
         if not len(x):
             return np.empty(0), np.empty(0)
         mean = self._scale.mean + self._scale.spread * self._model.predict(x, num_threads=1)
@@ -92,14 +95,18 @@ class GBDT:
         return mean, self._scale.spread * several.std(axis=0)
 
     def contributions(self, archs: Sequence[Architecture]) -> Floats:
-        """Return the (N, D) SHAP values: what each column of `onehot` added to the mean, in the values' unit.
+        """Return the (N, D) SHAP values: what each column, those of `onehot` first, added to the mean, in their unit.
 
         A row and a constant, the same for all, sum to the prediction. ValueError before `fit`.
         """
         if self._scale is None:
             raise unfitted(self)
-        found = self._model.predict(onehot(self.space, archs), pred_contrib=True, num_threads=1)
+        found = self._model.predict(self._columns(archs), pred_contrib=True, num_threads=1)
         return self._scale.spread * np.asarray(found)[:, :-1]
+
+    def _columns(self, archs: Sequence[Architecture]) -> Floats:
+        options = onehot(self.space, archs)
+        return options if self.extra is None or not len(options) else np.hstack([options, self.extra(archs)])
 
     def _grown(self, x: Floats, y: Floats, seed: int) -> Any:
         try:

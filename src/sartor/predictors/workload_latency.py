@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartor.architecture import Architecture
-from sartor.workload import KINDS, Workload, kind_of, macs
+from sartor.workload import KINDS, Op, Workload, kind_of, macs
 
-__all__ = ["WorkloadLatency", "cross_validated", "features"]
+__all__ = ["OperatorCounts", "WorkloadLatency", "cross_validated", "features"]
 
 Array = NDArray[np.float64]
 
@@ -64,6 +64,29 @@ class WorkloadLatency:
         return np.asarray(x / self.scale @ self.weights)
 
 
+class OperatorCounts:
+    """Descriptions of workloads finer than `features`: calls, multiply-accumulates and traffic of every operator.
+
+    Columns for trees, which take many: a runtime may be slow at one operator among those that `KINDS` lumps together,
+    as an int8 one is at what it computes in float32.
+
+    workload: gives an architecture's operators. seen: architectures whose operators the columns are for.
+    """
+
+    def __init__(self, workload: Callable[[Architecture], Workload], seen: Sequence[Architecture]) -> None:
+        self.workload = workload
+        self.places = {name: i for i, name in enumerate(sorted({_named(op) for a in seen for op in workload(a)}))}
+
+    def __call__(self, archs: Sequence[Architecture]) -> Array:
+        """(N, 3 M) for M operators; what was not seen is left out."""
+        table = np.zeros((len(archs), len(self.places), 3))
+        for row, arch in zip(table, archs, strict=True):
+            for op in self.workload(arch):
+                if (place := self.places.get(_named(op))) is not None:
+                    row[place] += (1.0, macs((op,)), _moved(op))
+        return table.reshape(len(archs), -1)
+
+
 def cross_validated(predictor: WorkloadLatency, archs: Sequence[Architecture], values: Array, folds: int = 5) -> Array:
     """(N,) predictions, each made by a fit that has not seen its network; the folds interleave the samples."""
     x, fold = predictor.features(archs), np.arange(len(values)) % folds
@@ -79,6 +102,13 @@ def features(workload: Workload) -> Array:
     """(16,) one for the call of the network, then per kind of operator: calls, multiply-accumulates, elements moved."""
     table = np.zeros((len(KINDS), 3))
     for op in workload:
-        moved = math.prod(op.output) + sum(map(math.prod, op.inputs))
-        table[KINDS.index(kind_of(op))] += (1.0, macs((op,)), moved)
+        table[KINDS.index(kind_of(op))] += (1.0, macs((op,)), _moved(op))
     return np.concatenate([[1.0], table.ravel()])
+
+
+def _named(op: Op) -> str:
+    return op.kind if kind_of(op) == "other" else kind_of(op)
+
+
+def _moved(op: Op) -> int:
+    return math.prod(op.output) + sum(map(math.prod, op.inputs))
