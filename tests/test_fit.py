@@ -213,6 +213,15 @@ def test_weights_with_nan_never_become_a_checkpoint(tmp_path: Path) -> None:
     assert found and found[0] == 2
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Python's own handler, whatever a runtime or a test before has left: without one, SIGINT ends the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_ends_after_the_step_and_saves_it(tmp_path: Path) -> None:
     class Interrupted(Dropout):
         def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
@@ -233,6 +242,7 @@ def test_ctrl_c_ends_after_the_step_and_saves_it(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     class Stubborn(Dropout):
         def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
