@@ -207,6 +207,29 @@ def repeat(depth: Choice) -> nn.Module:
     return sequence(elastic.Linear(5, w), elastic.Repeat(*blocks, depth=depth), elastic.Linear(w, 3))
 
 
+class Node(nn.Module):
+    """Three edges, of which one or two are kept; one edge is itself a choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        edges = {"a": nn.Linear(5, 3), "b": one_of(first), "c": sequence(elastic.Linear(5, 3), nn.Tanh())}
+        self.node = elastic.Inputs(edges, Choice([(2,), (0, 1), (0, 2), (1, 2)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.node(x, torch.tanh(x), x * x)  # type: ignore[no-any-return]
+
+
+def superposed(width: Width) -> nn.Module:
+    w, v, kernel = width(), Choice([2, 4]), Choice([1, 3])
+    return sequence(
+        elastic.SuperposedConv2d(2, w, kernel, padding="same"),
+        nn.Tanh(),
+        elastic.SuperposedConv2d(w, v, kernel, padding="same", bias=False),
+        nn.Tanh(),
+        elastic.Conv2d(v, 3, 1),
+    )
+
+
 class Iterated(nn.Module):
     """A model that loops over its layers itself, as language models do (hard depths only)."""
 
@@ -351,6 +374,9 @@ CASES = [
     LayerCase("repeat-or-none", lambda: repeat(Choice([0, 1, 3])), rows),
     LayerCase("repeat-listed", lambda: repeat(Choice([(2,), (0, 2), (0, 1, 2)])), rows),
     LayerCase("nested", nested, rows),
+    LayerCase("inputs", Node, rows),
+    *both_widths("superposed", superposed, image),
+    LayerCase("quantize", lambda: sequence(elastic.Quantize(Choice([1, 2, 5, 32])), elastic.Linear(5, 3)), rows),
     *both_widths("concatenated", Concatenated, image),
     *both_widths("flattened", Flattened, image),
     LayerCase("resolution", Resized, partial(volume, 2, 9)),

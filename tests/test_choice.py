@@ -18,13 +18,18 @@ from torch import Tensor
 
 import sartor.nn as elastic
 from sartor.architecture import Option
-from sartor.choice import Choice, Derived, Size, concat, extent, indices, keep, per_group, take
+from sartor.choice import Choice, Derived, Kept, Size, concat, extent, indices, keep, per_group, take
+from sartor.supernet import activated, extract
 
 torch.set_num_threads(1)
 
 
 def add(a: int, b: int) -> int:
     return a + b
+
+
+def len_of(value: tuple[int, ...]) -> int:
+    return len(value)
 
 
 def weights(*values: float) -> Tensor:
@@ -342,3 +347,41 @@ def test_mask_is_the_expectation_over_options(size: Size, data: st.DataObject) -
     for chance, option in zip(chances, size.options, strict=True):
         expected[list(indices(option))] += chance
     assert torch.allclose(size.mask(LIKE), expected)
+
+
+# ---- weights of indices --------------------------------------------------------------------------------------
+
+
+def pairs() -> Choice:
+    return Choice([(0, 1), (0, 2), (1, 2)], name="pairs")
+
+
+def test_kept_weighs_indices_and_no_options() -> None:
+    choice, beta = pairs(), weights(0.5, 2.0, 0.0).requires_grad_()
+    choice.set(Kept(beta))
+    assert choice.is_soft and choice.hard is None
+    assert choice.mask(LIKE) is beta
+    assert take(torch.ones(3, dtype=torch.float64), choice).tolist() == [0.5, 2.0, 0.0]
+    for read in (lambda: choice.weights, lambda: choice.probabilities(LIKE), lambda: Derived(len_of, choice).weights):
+        with pytest.raises(ValueError, match=r"(?s)pairs.*under Kept: it has a weight for each index"):
+            read()
+    with pytest.raises(ValueError, match="soft"):
+        choice.value  # noqa: B018
+    choice.set((0, 2))
+    assert choice.mask(LIKE).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_kept_must_fit() -> None:
+    with pytest.raises(ValueError, match=r"needs Kept weights of shape \(3,\), got \(2,\)"):
+        pairs().set(Kept(torch.ones(2)))
+    with pytest.raises(ValueError, match="no index lists"):
+        Choice([1, 2]).set(Kept(torch.ones(2)))
+
+
+def test_kept_is_in_force_for_a_block_only() -> None:
+    node = elastic.Inputs({str(i): torch.nn.Linear(2, 2) for i in range(3)}, pairs())
+    with activated(node, {"pairs": Kept(torch.ones(3))}):
+        assert node.kept.is_soft
+        with pytest.raises(ValueError, match="is soft"):
+            extract(node, {})
+    assert node.kept.value == (1, 2)

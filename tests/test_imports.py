@@ -37,13 +37,14 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "pareto",
         "protocols",
         "ranking",
+        "sizes",
         "space",
         "trial",
         "units",
     ),
-    1: ("choice", "nn", "relaxation", "supernet", "workload"),
+    1: ("choice", "nn", "relaxation", "rmsprop", "supernet", "workload"),
     2: (
-        *("costs", "data", "deploy", "evaluation", "oneshot", "predictors", "report"),
+        *("costs", "data", "deploy", "differentiable", "evaluation", "oneshot", "predictors", "report"),
         *("spaces", "strategies", "tables", "targets", "task"),
     ),
     3: ("checkpoint", "fit", "outcome", "processes", "run", "search", "snapshot"),
@@ -61,10 +62,13 @@ ALLOWED = {
     ("task", "data"),
 }
 
-# Families whose files are methods: each may import the shared files (`_name.py`, `losses.py`) and the parts of its own
-# (`method_part.py`), but no other method.
-METHODS = ("oneshot", "strategies", "spaces", "predictors")
-SHARED = ("._", ".losses")
+# Families whose files are methods: each may import the shared files (`_name.py`, `losses.py`, `cell_operations.py`) and
+# the parts of its own (`method_part.py`), but no other method.
+METHODS = ("oneshot", "differentiable", "strategies", "spaces", "predictors")
+SHARED = (
+    *("._", ".losses", ".cell_operations"),
+    *(".alphas", ".descent", ".diagnostics", ".importance", ".mixers", ".penalties", ".readout", ".relaxations"),
+)
 
 
 @dataclass(frozen=True)

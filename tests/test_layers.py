@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import sartor.nn as elastic
 from contracts import layer_contract as law
 from contracts.layer_contract import LayerCase
-from layer_cases import BATCH_NORMS, CASES, ITERATED, Resized, Width, first, linear, listed
-from sartor.choice import Choice, Derived, Size, indices
-from sartor.supernet import activated, extract, named_choices
+from layer_cases import BATCH_NORMS, CASES, ITERATED, Node, Resized, Width, first, linear, listed
+from sartor.choice import Choice, Derived, Kept, Size, indices
+from sartor.supernet import activated, extract, named_choices, search_space
 
 torch.set_num_threads(1)
 
@@ -242,3 +242,44 @@ def test_frozen_parameters_stay_frozen() -> None:
 def test_sizes_of_a_user_function() -> None:
     half = Derived(elastic.round_channels, Choice([16, 32]))
     assert half.options == (16, 32)
+
+
+# ---- a node of a graph ---------------------------------------------------------------------------------------
+
+
+def test_a_node_sums_the_edges_by_their_weights() -> None:
+    net, x = Node().eval(), torch.randn(4, 5)
+    a, b, c = (edge(y) for edge, y in zip(net.node.values(), (x, torch.tanh(x), x * x), strict=True))
+    with activated(net, {"node.kept": Kept(torch.ones(3))}):
+        torch.testing.assert_close(net(x), a + b + c)
+    beta = torch.tensor([0.2, 0.0, -3.0], requires_grad=True)
+    with activated(net, {"node.kept": Kept(beta)}):
+        out = net(x)
+    torch.testing.assert_close(out, 0.2 * a - 3 * c)
+    out.sum().backward()
+    torch.testing.assert_close(beta.grad, torch.stack([a.sum(), torch.tensor(0.0), c.sum()]))
+
+
+def test_an_edge_without_weight_is_not_run() -> None:
+    net, calls = Node(), []
+    net.node["b"].register_forward_hook(lambda *_: calls.append("b"))
+    for weights in (Kept(torch.tensor([1.0, 0.0, 1.0])), torch.tensor([0.5, 0.0, 0.5, 0.0]), (0, 2)):
+        with activated(net, {"node.kept": weights}):
+            net(torch.randn(4, 5))
+    assert not calls
+    with activated(net, {"node.kept": Kept(torch.zeros(3))}), pytest.raises(ValueError, match="at least one edge"):
+        net(torch.randn(4, 5))
+
+
+def test_an_edges_choices_matter_where_it_is_kept() -> None:
+    net = Node()
+    space = search_space(net)
+    assert space.gates["node.b.1.choice"] == ((("node.kept", ((0, 1), (1, 2))),),)
+    assert list(extract(net, {"node.kept": (0, 2)}).node) == ["a", "c"]  # type: ignore[arg-type]
+
+
+def test_a_node_needs_its_edges_and_an_input_for_each() -> None:
+    with pytest.raises(ValueError, match="needs 3 edges, got 2"):
+        elastic.Inputs({"a": nn.Identity(), "b": nn.Identity()}, Choice([(0, 1), (0, 2)]))
+    with pytest.raises(ValueError, match="got 1 inputs for 3 edges"):
+        Node().node(torch.ones(4, 5))

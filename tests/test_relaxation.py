@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sartor.choice import Kept
 from sartor.encodings import architectures, enumerated, onehot
 from sartor.relaxation import Relaxation, strongest
 from sartor.space import SearchSpace
@@ -101,3 +102,29 @@ def test_a_gate_on_too_many_choices() -> None:
     )
     with pytest.raises(ValueError, match="too many to relax"):
         Relaxation(space).code(space.largest())
+
+
+PAIRS = SearchSpace({"inputs": ((0, 1), (0, 2), (1, 2)), "op": ("a", "b")}, {"op": ((("inputs", ((0, 2), (1, 2))),),)})
+
+
+def test_weights_of_indices_become_weights_of_options() -> None:
+    op = torch.tensor([0.25, 0.75])
+    code = Relaxation(PAIRS).code({"inputs": Kept(torch.ones(3)), "op": op})
+    torch.testing.assert_close(code, torch.tensor([1 / 3, 1 / 3, 1 / 3, 2 / 3 * 0.25, 2 / 3 * 0.75]))
+    beta = torch.tensor([0.5, 0.2, 0.0], requires_grad=True)
+    torch.testing.assert_close(Relaxation(PAIRS).code({"inputs": Kept(beta), "op": op})[:3], torch.tensor([1.0, 0, 0]))
+    beta = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64, requires_grad=True)
+    products = torch.tensor([0.10, 0.15, 0.06], dtype=torch.float64)
+    weights = Relaxation(PAIRS).weights({"inputs": Kept(beta), "op": "a"})
+    torch.testing.assert_close(weights["inputs"].detach(), products / products.sum())
+    assert torch.autograd.gradcheck(lambda b: Relaxation(PAIRS).code({"inputs": Kept(b), "op": "a"}), [beta])
+
+
+def test_weights_of_indices_that_do_not_fit() -> None:
+    relaxation = Relaxation(PAIRS)
+    with pytest.raises(ValueError, match="no option of 'inputs' has weights above 0"):
+        relaxation.code({"inputs": Kept(torch.tensor([1.0, 0.0, 0.0])), "op": "a"})
+    with pytest.raises(ValueError, match="'op' cannot be under Kept weights"):
+        relaxation.code({"inputs": (0, 1), "op": Kept(torch.ones(2))})
+    with pytest.raises(ValueError, match=r"of shape \(2,\)"):
+        relaxation.code({"inputs": Kept(torch.ones(2)), "op": "a"})

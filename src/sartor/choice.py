@@ -11,6 +11,8 @@ layer applies it with two functions:
 - `take(t, size, dim)` for what the layer *reads*: hard, the slice; soft, every entry times the chance that it
   is kept.
 
+A choice of index lists can also be under `Kept`: a weight for each index, tied to no option.
+
 So a soft width is masked exactly once, at its consumers and hence after the normalisation and the activation
 that follow its producer. Masking at producer and consumer both would square the mask, and masking a producer
 in front of a batch norm would be divided out again.
@@ -21,17 +23,20 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from sartor.architecture import Option, frozen, same
+from sartor.sizes import concatenate, floor_divide, head_of_groups, indices, largest_option, position, times
 
 __all__ = [
     "Choice",
     "Derived",
+    "Kept",
+    "Mixed",
     "Size",
     "concat",
     "extent",
@@ -40,6 +45,28 @@ __all__ = [
     "per_group",
     "take",
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A weight for each index that a choice of index lists selects from, tied to none of its options.
+
+    weights: (extent,). DARTS sums all inputs of a node while it searches, which is `Kept(ones)`: the options are pairs
+    of inputs, and no weights over pairs say that.
+    """
+
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Weights over the options of a mixed operation, and another way to mix than the weighted sum.
+
+    weights: (num_options,). mix: (weights, operations, input) -> output; it decides what runs, forward and backward.
+    """
+
+    weights: Tensor
+    mix: Callable[[Tensor, Sequence[Callable[[Tensor], Tensor]], Tensor], Tensor]
 
 
 class Size:
@@ -90,7 +117,7 @@ class Size:
         weights = self.weights
         if weights is None:
             weights = torch.zeros(len(self.options), device="cpu")
-            weights[_position(self.options, self.value)] = 1.0
+            weights[position(self.options, self.value)] = 1.0
         return weights.to(like)
 
     @abstractmethod
@@ -98,12 +125,12 @@ class Size:
         """The value that follows when every root choice holds `lookup(choice)`."""
 
     def __mul__(self, other: int | Size) -> Derived:
-        return Derived(_times, self, other)
+        return Derived(times, self, other)
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: int) -> Derived:
-        return Derived(_floor_divide, self, other)
+        return Derived(floor_divide, self, other)
 
     def __int__(self) -> int:
         value = self.value
@@ -150,8 +177,8 @@ class Choice(Size):
         if any(same(a, b) for a, b in itertools.combinations(self.options, 2)):
             raise ValueError(f"options {self.options} of choice {name or ''!r} repeat; give each one once")
         self.roots = (self,)
-        self.soft: Tensor | None = None
-        self.position = _position(self.options, largest_option(self.options))
+        self.soft: Tensor | Kept | Mixed | None = None
+        self.position = position(self.options, largest_option(self.options))
 
     @property
     def value(self) -> Option:
@@ -167,25 +194,44 @@ class Choice(Size):
 
     @property
     def weights(self) -> Tensor | None:
-        """(num_options,) weights in force, None when hard."""
-        return self.soft
+        """(num_options,) weights in force, None when hard. Raises ValueError under `Kept`."""
+        if isinstance(self.soft, Kept):
+            raise ValueError(f"{self!r} is under Kept: it has a weight for each index, none for its options; read mask")
+        return self.soft.weights if isinstance(self.soft, Mixed) else self.soft
 
-    def set(self, assignment: Option | Tensor) -> None:
-        """Put an option (hard) or a weight for each option (soft) in force; ValueError if it fits neither."""
-        if not isinstance(assignment, Tensor):
-            self.position, self.soft = _position(self.options, assignment), None
-        elif assignment.shape == (len(self.options),):
-            self.soft = assignment
+    def mask(self, like: Tensor) -> Tensor:
+        """(extent,) probability that each index is kept, or its weight under `Kept`, in `like`'s dtype and device."""
+        return self.soft.weights.to(like) if isinstance(self.soft, Kept) else super().mask(like)
+
+    def set(self, assignment: Option | Tensor | Kept | Mixed) -> None:
+        """Put an option (hard), or a weight for each option or each index (soft), in force.
+
+        Raises ValueError if it is none of these, and for weights of indices where an option is no index list.
+        """
+        if isinstance(assignment, Kept):
+            self.soft = self._fitting(assignment)
+        elif not isinstance(assignment, Tensor | Mixed):
+            self.position, self.soft = position(self.options, assignment), None
         else:
-            raise ValueError(f"{self!r} needs weights of shape ({len(self.options)},), got {tuple(assignment.shape)}")
+            weights = assignment.weights if isinstance(assignment, Mixed) else assignment
+            if weights.shape != (len(self.options),):
+                raise ValueError(f"{self!r} needs weights of shape ({len(self.options)},), got {tuple(weights.shape)}")
+            self.soft = assignment
+
+    def _fitting(self, kept: Kept) -> Kept:
+        if not all(isinstance(option, tuple) for option in self.options):
+            raise ValueError(f"{self!r} cannot be under Kept: its options are no index lists; give a weight for each")
+        if kept.weights.shape != (self.extent,):
+            raise ValueError(f"{self!r} needs Kept weights of shape ({self.extent},), got {tuple(kept.weights.shape)}")
+        return kept
 
     @property
-    def state(self) -> tuple[int, Tensor | None]:
+    def state(self) -> tuple[int, Tensor | Kept | Mixed | None]:
         """All that is in force, to be put back later."""
         return self.position, self.soft
 
     @state.setter
-    def state(self, state: tuple[int, Tensor | None]) -> None:
+    def state(self, state: tuple[int, Tensor | Kept | Mixed | None]) -> None:
         self.position, self.soft = state
 
     def evaluate(self, lookup: Callable[[Choice], Option]) -> Option:
@@ -243,7 +289,7 @@ class Derived(Size):
     @property
     def weights(self) -> Tensor | None:
         """(num_options,) probability of each value, joint over the root choices; None when all are hard."""
-        soft = next((root.soft for root in self.roots if root.soft is not None), None)
+        soft = next((weights for root in self.roots if (weights := root.weights) is not None), None)
         if soft is None:
             return None
         joint = soft.new_ones(1)
@@ -303,76 +349,9 @@ def concat(*sizes: int | Size) -> int | Size:
     extents = tuple(map(extent, sizes))
     if not any(isinstance(size, Size) for size in sizes):
         return sum(extents)
-    return Derived(partial(_concatenate, extents), *sizes, extent=sum(extents))
+    return Derived(partial(concatenate, extents), *sizes, extent=sum(extents))
 
 
 def per_group(width: Size, groups: int) -> Derived:
     """`groups` groups, each `width` wide: an elastic width per group keeps the head of every group."""
-    return Derived(partial(_head_of_groups, groups, width.extent), width, extent=groups * width.extent)
-
-
-def largest_option(options: Sequence[Option]) -> Option:
-    """The largest number, the longest index list, otherwise the last option."""
-    numbers = [o for o in options if isinstance(o, (int, float))]
-    if len(numbers) == len(options):
-        return max(numbers)
-    tuples = [o for o in options if isinstance(o, tuple)]
-    if len(tuples) == len(options):
-        return max(reversed(tuples), key=len)
-    return options[-1]
-
-
-def indices(value: Option) -> Sequence[int]:
-    """The indices that a size of this value keeps; ValueError where the value is no size."""
-    if isinstance(value, bool) or not isinstance(value, (int, tuple)):
-        raise ValueError(f"{value!r} is no size: a size is a positive int or a tuple of increasing indices")
-    if isinstance(value, int):
-        if value < 1:
-            raise ValueError(f"size {value} keeps nothing; a size is at least 1")
-        return range(value)
-    if not _is_index_list(value):
-        raise ValueError(f"index list {value} must be non-empty, non-negative and strictly increasing")
-    return value
-
-
-def _is_index_list(value: tuple[Option, ...]) -> TypeGuard[tuple[int, ...]]:
-    if not value or not all(type(i) is int for i in value):
-        return False
-    return all(a < b for a, b in itertools.pairwise((-1, *value)))  # type: ignore[operator]
-
-
-def _position(options: Sequence[Option], value: Option) -> int:
-    for i, option in enumerate(options):
-        if same(option, value):
-            return i
-    raise ValueError(f"{value!r} is not one of the options {tuple(options)}")
-
-
-def _times(a: Option, b: Option) -> Option:
-    """A product of prefixes; an index list times n keeps blocks of n (heads to rows)."""
-    if isinstance(b, tuple):
-        a, b = b, a
-    if isinstance(a, tuple):
-        if not isinstance(b, int):
-            raise ValueError(f"index lists {a} and {b} cannot be multiplied; multiply an index list by an int")
-        return tuple(i * b + j for i in indices(a) for j in range(b))
-    return _whole(a) * _whole(b)
-
-
-def _floor_divide(a: Option, b: Option) -> Option:
-    return max(1, _whole(a) // _whole(b))
-
-
-def _whole(value: Option) -> int:
-    if not isinstance(value, int):
-        raise ValueError(f"{value!r} cannot be multiplied or divided as a size; derive it by a named function")
-    return value
-
-
-def _concatenate(extents: tuple[int, ...], *values: Option) -> Option:
-    offsets = itertools.accumulate((0, *extents[:-1]))
-    return tuple(offset + i for offset, value in zip(offsets, values, strict=True) for i in indices(value))
-
-
-def _head_of_groups(groups: int, extent: int, value: Option) -> Option:
-    return tuple(g * extent + i for g in range(groups) for i in indices(value))
+    return Derived(partial(head_of_groups, groups, width.extent), width, extent=groups * width.extent)

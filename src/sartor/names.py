@@ -16,13 +16,16 @@ from pathlib import Path
 
 from sartor.own import is_own, load_own
 
-FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "spaces": ("spaces", ("forward",)),
-    "strategies": ("strategies", ("ask", "tell")),
-    "methods": ("oneshot", ("step", "state_dict", "load_state_dict")),
-    "targets": ("targets", ("fingerprint", "prepare", "measure")),
+FAMILIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "spaces": (("spaces",), ("forward",)),
+    "strategies": (("strategies",), ("ask", "tell")),
+    "methods": (("oneshot", "differentiable"), ("step", "state_dict", "load_state_dict")),
+    "targets": (("targets",), ("fingerprint", "prepare", "measure")),
 }
-"""What can be named: the package that holds it, and the methods that make a class one of the family."""
+"""What can be named: the packages that hold it, and the methods that make a class one of the family."""
+
+
+_PACKAGE = Path(__file__).parent
 
 
 def built_in(family: str) -> dict[str, str]:
@@ -31,7 +34,7 @@ def built_in(family: str) -> dict[str, str]:
         from sartor.targets import TARGETS
 
         places = {name: place.partition(":")[0].rpartition(".")[2] for name, (place, _) in TARGETS.items()}
-        return {name: _title(_folder(family) / f"{module}.py") for name, module in places.items()}
+        return {name: _title(_PACKAGE / "targets" / f"{module}.py") for name, module in places.items()}
     return {path.stem: _title(path) for path in _files(family) if _class_of(path, family)}
 
 
@@ -59,6 +62,22 @@ def check(family: str, name: str) -> None:
         raise ValueError(f"no {_singular(family)} is named {name!r}; {hint}{offered}")
 
 
+def check_search(name: str) -> None:
+    """Check the name of a method that a device search can train its shared weights with.
+
+    Raises:
+        ValueError: as `check`, or the method finds no architecture: it has no `architecture()`.
+    """
+    check("methods", name)
+    if is_own(name):
+        if not callable(getattr(_own("methods", name), "architecture", None)):
+            raise ValueError(f"{name!r} searches nothing: it has no method architecture")
+        return
+    if name != "bignas" and not (_PACKAGE / "differentiable" / f"{name}.py").is_file():
+        able = [one for one in built_in("methods") if (_PACKAGE / "differentiable" / f"{one}.py").is_file()]
+        raise ValueError(f"the method {name!r} searches nothing; those that do: bignas, {', '.join(able)}")
+
+
 def load(family: str, name: str) -> type:
     """Import the class that `name` stands for, in any family but targets (`sartor.targets.load_target`).
 
@@ -84,12 +103,8 @@ def _own(family: str, name: str) -> type:
 
 def _files(family: str) -> list[Path]:
     """Return the modules of a family; the default strategy composes others, and so lives a layer above them."""
-    files = sorted(_folder(family).glob("[!_]*.py"))
-    return sorted([*files, Path(__file__).parent / "recipes" / "auto.py"]) if family == "strategies" else files
-
-
-def _folder(family: str) -> Path:
-    return Path(__file__).parent / FAMILIES[family][0]
+    files = sorted(file for package in FAMILIES[family][0] for file in (_PACKAGE / package).glob("[!_]*.py"))
+    return sorted([*files, _PACKAGE / "recipes" / "auto.py"]) if family == "strategies" else files
 
 
 def _title(path: Path) -> str:
@@ -100,13 +115,21 @@ def _class_of(path: Path, family: str) -> str:
     """Return the class of a built-in module that is named like it and has its family's methods, or ""."""
     start, needed = path.stem.replace("_", ""), {*FAMILIES[family][1]}
     alike = [
-        node.name
+        node
         for node in ast.parse(path.read_bytes()).body
         if isinstance(node, ast.ClassDef)
         and node.name.lower().startswith(start)
         and needed <= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     ]
-    return min(alike, key=len, default="")
+    if family == "spaces":  # not a part of the network, such as its cell
+        alike = [node for node in alike if "classes" in _made_with(node)] or alike
+    return min((node.name for node in alike), key=len, default="")
+
+
+def _made_with(node: ast.ClassDef) -> set[str]:
+    """Return the names of the arguments that a class is made with."""
+    made = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    return {argument.arg for item in made for argument in (*item.args.args, *item.args.kwonlyargs)}
 
 
 def _singular(family: str) -> str:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from sartor.architecture import Option
+from sartor.choice import Kept, Mixed, indices
 from sartor.gates import key
 from sartor.space import SearchSpace
 
 __all__ = ["Relaxation", "strongest"]
 
-Assignment = Mapping[str, Option | Tensor]
+Assignment = Mapping[str, Option | Tensor | Kept | Mixed]
 _COMBINATIONS = 1 << 16
 
 
@@ -29,7 +30,8 @@ class Relaxation:
     """The soft one-hot code of a space.
 
     An assignment gives each choice an option (hard) or a tensor of weights, one for each option (soft), as
-    `sartor.supernet.activated` takes it.
+    `sartor.supernet.activated` takes it. Weights of indices, `Kept`, become weights of options: in proportion to the
+    product of the weights of the indices that an option keeps.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -40,7 +42,7 @@ class Relaxation:
 
         Choices are taken as independent. Hard, it is the architecture's row of `sartor.encodings.onehot`; weights of
         several assignments are not batched. Raises ValueError for a choice that is missing, weights of another length,
-        and a gate that hangs on too many choices.
+        `Kept` weights under which every option has a zero, and a gate that hangs on too many choices.
         """
         weights = self.weights(assignment)
         parts = [weight * self._chance(name, weights) for name, weight in weights.items()]
@@ -48,7 +50,8 @@ class Relaxation:
 
     def weights(self, assignment: Assignment) -> dict[str, Tensor]:
         """Return the weights of every choice in order, one-hot where the assignment is hard."""
-        like = next((value for value in assignment.values() if isinstance(value, Tensor)), torch.zeros(()))
+        soft = (value.weights if isinstance(value, Kept | Mixed) else value for value in assignment.values())
+        like = next((value for value in soft if isinstance(value, Tensor)), torch.zeros(()))
         found = {}
         for name, options in self.space.choices.items():
             if name not in assignment:
@@ -111,7 +114,11 @@ def strongest(weights: Tensor, keep: int) -> Tensor:
     return weights + (hard - weights).detach()
 
 
-def _weights(name: str, options: tuple[Option, ...], value: Option | Tensor, like: Tensor) -> Tensor:
+def _weights(name: str, options: tuple[Option, ...], value: Option | Tensor | Kept | Mixed, like: Tensor) -> Tensor:
+    if isinstance(value, Kept):
+        return _of_options(name, options, value.weights)
+    if isinstance(value, Mixed):
+        value = value.weights
     if isinstance(value, Tensor):
         if value.shape != (len(options),):
             raise ValueError(f"{name!r} needs weights of shape ({len(options)},), got {tuple(value.shape)}")
@@ -120,3 +127,17 @@ def _weights(name: str, options: tuple[Option, ...], value: Option | Tensor, lik
     if not bool(chosen.any()):
         raise ValueError(f"{value!r} is no option of {name!r}: its options are {options}")
     return chosen.to(like.dtype if like.is_floating_point() else torch.float32)
+
+
+def _of_options(name: str, options: tuple[Option, ...], weights: Tensor) -> Tensor:
+    lists = [option for option in options if isinstance(option, tuple)]
+    extent = 1 + max((max(indices(option)) for option in lists), default=-1)
+    if len(lists) < len(options) or weights.shape != (extent,):
+        raise ValueError(
+            f"{name!r} cannot be under Kept weights of shape {tuple(weights.shape)}: its options are {options}"
+        )
+    products = torch.stack([weights[list(indices(option))].prod() for option in lists])
+    total = products.sum()
+    if not float(total) > 0:
+        raise ValueError(f"no option of {name!r} has weights above 0 for all that it keeps: {weights.tolist()}")
+    return products / total

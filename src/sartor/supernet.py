@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.architecture import Option
-from sartor.choice import Choice, Size
+from sartor.choice import Choice, Kept, Mixed, Size
 from sartor.nn.elastic import Elastic
 from sartor.nn.resolution import at_resolution
 from sartor.space import Condition, Gate, SearchSpace
@@ -58,8 +58,8 @@ def search_space(model: nn.Module) -> SearchSpace:
 
 
 @contextmanager
-def activated(model: nn.Module, assignment: Mapping[str, Option | Tensor]) -> Iterator[nn.Module]:
-    """Put options (hard) or weights over options (soft) in force for the `with` block, then restore what was.
+def activated(model: nn.Module, assignment: Mapping[str, Option | Tensor | Kept | Mixed]) -> Iterator[nn.Module]:
+    """Put options (hard), or weights over options or indices (soft), in force for the `with` block, then restore.
 
     Choices that `assignment` leaves out keep what they hold. Raises ValueError for an unknown name or option,
     with nothing changed. The state lives on the model's own choices: one model serves one thread, as with

@@ -14,10 +14,10 @@ from torch import nn
 from contracts import space_contract as law
 from contracts.space_contract import SpaceCase
 from sartor.architecture import Architecture
-from sartor.nn import OneOf
+from sartor.nn import OneOf, Zero
 from sartor.space import SearchSpace
 from sartor.spaces import nasbench201_cell, nasbench_macro_layers
-from sartor.spaces.nasbench201 import Cell, NASBench201, Zero, published_flops
+from sartor.spaces.nasbench201 import Cell, NASBench201, published_flops
 from sartor.spaces.nasbench_macro import NASBenchMacro
 from sartor.supernet import activated, extract, search_space
 from sartor.tables import load

@@ -51,7 +51,7 @@ def test_files_are_small_and_hold_no_pickle() -> None:
 def test_every_file_belongs_to_a_table_and_is_in_the_notice() -> None:
     notice = (DATA / "NOTICE.md").read_text(encoding="utf-8")
     for path in DATA.glob("*.npz"):
-        assert path.stem.split("_")[0] in {"nasbench201", "nasbench"}
+        assert path.stem.split("_")[0] in {"micro", "nasbench201", "nasbench"}
         assert f"`{path.name}`" in notice or f"`{path.stem.rpartition('_')[0]}_*.npz`" in notice, path.name
 
 

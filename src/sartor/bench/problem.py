@@ -146,8 +146,8 @@ def table_problem(
         or `help_<device>_ms`; with `latency_ms`, a bound of it.
     costs: further columns to be minimised, such as "flops_m".
     fidelities: budgets below 1 with the columns that cheaper trainings give, for strategies that choose a budget.
-    signal: the column that the search reads; by default `<objective>_val12`, or the objective itself where the
-        table has no such column.
+    signal: the column that the search reads; by default `<objective>_val12`, or `x_val` where the objective is
+        `x_test`, or the objective itself where the table has no such column.
 
     Architectures that lack a value in one of these columns are left out of the space, by its constraint.
     Raises ValueError for a name that the table does not have, with the closest that it has.
@@ -194,8 +194,8 @@ def table_problem(
 
 
 def _signal(table: Table, column: str) -> str:
-    cheap = f"{column}_val12"
-    return cheap if cheap in table.columns else column
+    cheaper = f"{column}_val12", f"{column.removesuffix('_test')}_val" if column.endswith("_test") else ""
+    return next((name for name in cheaper if name in table.columns), column)
 
 
 def _known(table: Table, name: str, what: str) -> str:

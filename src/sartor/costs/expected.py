@@ -32,6 +32,7 @@ from sartor.space import SearchSpace
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sartor.choice import Kept, Mixed
     from sartor.relaxation import Relaxation
     from sartor.workload import Workload
 
@@ -96,7 +97,7 @@ class CostTable:
         """Return the (N,) costs of architectures by the table."""
         return self.base + onehot(self.space, archs) @ self.vector
 
-    def __call__(self, assignment: Mapping[str, Option | Tensor]) -> Tensor:
+    def __call__(self, assignment: Mapping[str, Option | Tensor | Kept | Mixed]) -> Tensor:
         """Return the expected cost, a scalar tensor with gradients, of weights for each choice (or an option of it).
 
         The assignment is what `sartor.supernet.activated` takes. Raises ValueError for a choice that is missing and

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sartor.architecture import Option
-from sartor.choice import Choice, Size, indices
+from sartor.choice import Choice, Mixed, Size, indices
 from sartor.nn.elastic import Elastic
+from sartor.nn.mixing import Mixture, mixtures
 
 __all__ = ["OneOf", "Repeat"]
 
@@ -32,13 +33,26 @@ class OneOf(Elastic, torch.nn.ModuleDict):
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """What the chosen operation returns for the same arguments."""
+        if isinstance(self.choice.soft, Mixed):
+            return self.choice.soft.mix(self.choice.soft.weights, list(self.values()), *inputs)
         weights = self.choice.weights
         if weights is None:
             return self[str(self.choice.value)](*inputs, **keywords)
-        active = [(key, i) for i, (key, w) in enumerate(zip(self, weights.tolist(), strict=True)) if w != 0.0]
+        mixture = self.mixture(weights)
+        if len(inputs) == 1 and not keywords:
+            return mixtures([mixture], inputs[0])[0]
+        return sum(weight * operation(*inputs, **keywords) for _, operation, weight in mixture)
+
+    def mixture(self, weights: Tensor) -> Mixture:
+        """The operations that run under soft weights; ValueError where all are zero."""
+        active = [
+            (key, operation, weight)
+            for (key, operation), weight, value in zip(self.items(), weights.unbind(), weights.tolist(), strict=True)
+            if value != 0.0
+        ]
         if not active:
             raise ValueError(f"all weights of {self.choice!r} are zero; at least one operation must run")
-        return sum(weights[i] * self[key](*inputs, **keywords) for key, i in active)
+        return active
 
     def extract(self) -> torch.nn.Module:
         """The chosen operation."""

@@ -59,7 +59,8 @@ def plain(layer: torch.nn.Module, kind: type[M], tensors: dict[str, Tensor | Non
     """`kind`, the torch class that `layer` extends, holding copies of `tensors` and `layer`'s other settings.
 
     `attributes` replace those of `layer`; bookkeeping, named `_elastic...`, and hooks stay behind. No
-    initialiser runs and nothing of the supernet is copied but the slices.
+    initialiser runs and nothing of the supernet is copied but the slices. What torch parametrizes is a slice of
+    its value from then on, a plain parameter, as no parametrization of the whole is one of its slices.
     """
     new = kind.__new__(kind)
     torch.nn.Module.__init__(new)
@@ -75,9 +76,15 @@ def plain(layer: torch.nn.Module, kind: type[M], tensors: dict[str, Tensor | Non
         if slice_ is None or parameter is None:
             own["_parameters"][name] = None
         else:
-            copied = slice_.detach().clone(memory_format=torch.contiguous_format)
-            own["_parameters"][name] = torch.nn.Parameter(copied, parameter.requires_grad)
+            own["_parameters"][name] = torch.nn.Parameter(_copied(slice_), parameter.requires_grad)
+    for name in layer._modules.get("parametrizations") or ():  # type: ignore[union-attr]
+        own["_parameters"][name] = torch.nn.Parameter(_copied(tensors[name]))
     for name in layer._buffers:
         slice_ = tensors.get(name)
         own["_buffers"][name] = None if slice_ is None else slice_.detach().clone()
     return new
+
+
+def _copied(slice_: Tensor | None) -> Tensor:
+    assert slice_ is not None
+    return slice_.detach().clone(memory_format=torch.contiguous_format)

@@ -9,8 +9,12 @@ architecture of one is an architecture of the other.
     network = extract(NASBench201(), arch)  # plain torch.nn layers
     network.architecture() == arch
 
+A gradient-based search trains the mixture of all operations: `NASBench201(affine=False, track_running_stats=False)`, as
+its authors did. The choices are the same.
+
 Differs from the published code:
 - A sum leaves the zero operation out instead of adding zeros; the values are the same.
+- In the search form, convolutions before a batch norm without shifts have no biases, which it would subtract again.
 - Where a side is odd, the residual blocks round it up, so that images of any size from 4x4 fit.
 """
 
@@ -25,52 +29,38 @@ from torch import Tensor, nn
 
 from sartor.architecture import Architecture, Option
 from sartor.choice import Choice
-from sartor.nn import OneOf
+from sartor.nn import OneOf, Zero, channels_last, read_together
+from sartor.nn.mixing import summed
+from sartor.spaces.cell_operations import Pool, ReLUConvBN
 from sartor.spaces.nasbench201_cell import EDGES, OPERATIONS, choice_name
 from sartor.workload import Op, Workload, macs
 
-__all__ = ["Cell", "NASBench201", "ReLUConvBN", "Zero", "published_flops"]
-
-
-class Zero(nn.Module):
-    """The operation "none": zeros of the input's shape."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> zeros of the same shape."""
-        return torch.zeros_like(x)
-
-
-class ReLUConvBN(nn.Sequential):
-    """ReLU, convolution without bias, batch norm: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        super().__init__(nn.ReLU(), conv, nn.BatchNorm2d(out_channels))
+__all__ = ["Cell", "NASBench201", "published_flops"]
 
 
 class Cell(nn.Module):
     """The searched cell, whose edges hold one of five operations: (N, C, H, W) -> the same shape."""
 
-    def __init__(self, width: int, choices: Mapping[str, Choice]) -> None:
+    def __init__(
+        self, width: int, choices: Mapping[str, Choice], affine: bool = True, track_running_stats: bool = True
+    ) -> None:
         super().__init__()
         self.edges = nn.ModuleDict()
         for name, choice in choices.items():
-            mixed = OneOf({operation: _operation(operation, width) for operation in OPERATIONS})
+            mixed = OneOf({one: _operation(one, width, affine, track_running_stats) for one in OPERATIONS})
             mixed.choice = choice  # one decision for all cells
             self.edges[name] = mixed
 
     def forward(self, x: Tensor) -> Tensor:
         """The output node: each node is the sum of its incoming edges."""
         nodes = [x]
-        for node in (1, 2, 3):
-            total: Tensor | None = None
-            for source in range(node):
-                edge = self.edges[choice_name((source, node))]
-                if _is_zero(edge):
-                    continue
-                term = edge(nodes[source])
-                total = term if total is None else total + term
-            nodes.append(torch.zeros_like(x) if total is None else total)
+        terms: list[list[Tensor]] = [[], [], []]
+        for source in (0, 1, 2):
+            targets = [n for n in (1, 2, 3)[source:] if not _is_zero(self.edges[choice_name((source, n))])]
+            edges = [(self.edges[choice_name((source, node))], None) for node in targets]
+            for node, output in zip(targets, read_together(edges, nodes[source]), strict=True):
+                terms[node - 1].append(output)
+            nodes.append(summed(terms[source]) if terms[source] else torch.zeros_like(x))
         return nodes[-1]
 
 
@@ -99,6 +89,8 @@ class NASBench201(nn.Module):
         size: (H, W) of the images; the benchmark's are 32x32, and 16x16 for ImageNet16-120.
         width: of the first stage; the others have twice and four times as many channels.
         cells: in each of the three stages.
+        affine: whether the cells' batch norms have scales and shifts; a search goes without.
+        track_running_stats: whether the cells' batch norms keep statistics, or use each batch's own, as in a search.
 
     Raises ValueError for images smaller than 4x4.
     """
@@ -111,10 +103,13 @@ class NASBench201(nn.Module):
         *,
         width: int = 16,
         cells: int = 5,
+        affine: bool = True,
+        track_running_stats: bool = True,
     ) -> None:
         super().__init__()
         if min(size) < 4:
             raise ValueError(f"images of {size[0]}x{size[1]} do not fit NASBench201: give at least 4 pixels a side")
+        self.searching = not affine
         choices = {name: Choice(OPERATIONS, name=name) for name in map(choice_name, EDGES)}
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         self.layers = nn.Sequential()
@@ -123,13 +118,15 @@ class NASBench201(nn.Module):
                 self.layers.append(ResidualBlock(width, 2 * width))
                 width *= 2
             for _ in range(cells):
-                self.layers.append(Cell(width, choices))
+                self.layers.append(Cell(width, choices, affine, track_running_stats))
         self.last_norm = nn.BatchNorm2d(width)
         self.classifier = nn.Linear(width, classes)
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, classes)."""
+        if self.searching and x.device.type == "cpu":
+            x = channels_last(x)  # in which pools are several times as fast
         x = F.relu(self.last_norm(self.layers(self.stem(x)))).mean((2, 3))
         logits: Tensor = self.classifier(x)
         return logits
@@ -177,14 +174,15 @@ def _beside_macs(op: Op) -> int:
     return 0
 
 
-def _operation(name: str, width: int) -> nn.Module:
+def _operation(name: str, width: int, affine: bool, track_running_stats: bool) -> nn.Module:
     if name == "none":
         return Zero()
     if name == "skip_connect":
         return nn.Identity()
     if name == "avg_pool_3x3":
-        return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
-    return ReLUConvBN(width, width, 3 if name == "nor_conv_3x3" else 1)
+        return Pool("avg", 3, width)
+    kernel = 3 if name == "nor_conv_3x3" else 1
+    return ReLUConvBN(width, width, kernel, 1, affine, track_running_stats)
 
 
 def _option(edge: nn.Module) -> Option:
@@ -193,7 +191,7 @@ def _option(edge: nn.Module) -> Option:
     if isinstance(edge, ReLUConvBN) and isinstance(edge[1], nn.Conv2d):
         side = edge[1].kernel_size[0]
         return f"nor_conv_{side}x{side}"
-    for kind, name in ((Zero, "none"), (nn.Identity, "skip_connect"), (nn.AvgPool2d, "avg_pool_3x3")):
+    for kind, name in ((Zero, "none"), (nn.Identity, "skip_connect"), (Pool, "avg_pool_3x3")):
         if isinstance(edge, kind):
             return name
     raise ValueError(f"{edge} is no operation of NAS-Bench-201: these are {', '.join(OPERATIONS)}")

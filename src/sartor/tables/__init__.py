@@ -12,14 +12,14 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from sartor.tables import nasbench201, nasbench_graph, nasbench_macro
+from sartor.tables import micro, nasbench201, nasbench_graph, nasbench_macro
 from sartor.tables.table import Table
 
 __all__ = ["DATA", "NAMES", "Table", "load"]
 
 DATA = Path(__file__).parent / "data"
 _GRAPH = "nasbench_graph:"
-NAMES = ("nasbench201", "nasbench_macro", *(_GRAPH + dataset for dataset in nasbench_graph.DATASETS))
+NAMES = ("micro", "nasbench201", "nasbench_macro", *(_GRAPH + dataset for dataset in nasbench_graph.DATASETS))
 """The tables that come with the package."""
 
 
@@ -29,6 +29,8 @@ def load(name: str) -> Table:
 
     Raises ValueError for another name, with the closest ones.
     """
+    if name == "micro":
+        return micro.table(DATA)
     if name == "nasbench201":
         return nasbench201.table(DATA)
     if name == "nasbench_macro":
