@@ -1,17 +1,23 @@
-"""A user's own space and target, as `path.py:Class` names them: small, and with latencies that repeat exactly."""
+"""A user's own spaces, targets and methods, as `path.py:Class` names them: small, with latencies that repeat."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from sartor.architecture import Architecture
 from sartor.choice import Choice
-from sartor.nn import BatchNorm2d, Conv2d, Linear, Repeat
+from sartor.nn import BatchNorm2d, Conv2d, Linear, OneOf, Repeat
 from sartor.protocols import Artefact, Measurement
+from sartor.space import SearchSpace
+from sartor.supernet import activated
 from sartor.targets.artefacts import TargetError
 from sartor.workload import macs, parameters, trace
 
@@ -100,3 +106,75 @@ def _measurement(ms: float) -> Measurement:
         latency_ms=ms, p10=ms, p90=ms, p95=ms, p99=ms, minimum=ms, runs=1, rounds=1, ci_low=ms, ci_high=ms, cv=0.0,
         noisy=False, notes=(), size_mb=0.0, memory_mb=None,
     )  # fmt: skip
+
+
+class TrialAndError:
+    """A method: it trains networks that it draws, and prefers the options of those with a small loss."""
+
+    needs = "single"
+
+    def __init__(self, net: nn.Module, space: SearchSpace, loss: Any, *, steps: int, seed: int) -> None:
+        self.net, self.space, self.loss, self.seed, self.done = net, space, loss, seed, 0
+        self.scores = {name: torch.zeros(len(options)) for name, options in space.choices.items()}
+        self.optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
+        """Train a network drawn uniformly for a step."""
+        arch = self.space.sample(random.Random(f"{self.seed}/{self.done}"))
+        with activated(self.net, arch):
+            self.net.train()
+            self.optimizer.zero_grad()
+            loss = self.loss(self.net(batch[0]), batch[1])
+            loss.backward()
+            self.optimizer.step()
+        for name, options in self.space.choices.items():
+            self.scores[name][options.index(arch[name])] -= 0.1 * loss.item() - 0.2
+        self.done += 1
+        return {"loss": loss.item(), "entropy": 1.0 / self.done}
+
+    def probabilities(self) -> dict[str, list[float]]:
+        """Return how much each option is preferred."""
+        return {name: row.softmax(0).tolist() for name, row in self.scores.items()}
+
+    def architecture(self) -> Architecture:
+        """Return the preferred options."""
+        return self.space.canonical({n: o[int(self.scores[n].argmax())] for n, o in self.space.choices.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state."""
+        return {"net": self.net.state_dict(), "scores": self.scores, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.net.load_state_dict(state["net"])
+        self.scores, self.done = {name: row.clone() for name, row in state["scores"].items()}, state["done"]
+
+
+class Blind:
+    """A learner that has no architecture to tell."""
+
+    def step(self, batch: object) -> Mapping[str, float]:
+        """Do nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""
+
+
+class TwoForms(nn.Module):
+    """A space whose evaluation form has a layer more, under choices of the same names."""
+
+    def __init__(self, classes: int, channels: int, size: tuple[int, int], *, form: str = "search") -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 4, 3, 2, 1)
+        self.operation = OneOf({"skip": nn.Identity(), "conv": nn.Conv2d(4, 4, 3, 1, 1)}, name="operation")
+        self.last = nn.Conv2d(4, 4, 1) if form == "evaluation" else nn.Identity()
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, classes)."""
+        return self.head(self.last(self.operation(self.stem(x))).mean((2, 3)))  # type: ignore[no-any-return]

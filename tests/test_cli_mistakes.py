@@ -124,6 +124,14 @@ PICKLED = np.array([{"a": 1}] * 40, dtype=object)
 STRATEGY = b"class Mine:\n    def ask(self, rng): ...\n"
 
 WRONG: dict[str, tuple[Make, str]] = {
+    # methods
+    "unknown method": (asked("--method", "dart"), "no method is named 'dart'; did you mean 'darts'"),
+    "a method that searches nothing": (asked("--method", "supervised"), "searches nothing; those that do: bignas, "),
+    "a method of another kind": (with_file("m.py", STRATEGY, asked("--method", "{tmp}/m.py:Mine")), "no method step"),
+    "retrained after bignas": (asked("--retrain"), "is for methods of differentiable search"),
+    "a cost weight with bignas": (asked("--cost-weight", "2"), "is for methods of differentiable search"),
+    "a cost weight below 0": (asked("--method", "darts", "--cost-weight", "-1"), "give a number from 0"),
+    "weights for another method": (asked("--method", "darts", "--weights", "{tmp}"), "'darts' trains its own"),
     # what is asked
     "latency of no number": (asked("--latency", "fast"), "for example 0.2ms"),
     "latency of unknown unit": (asked("--latency", "5parsecs"), "unknown unit 'parsecs'"),

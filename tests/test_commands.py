@@ -66,7 +66,10 @@ def test_search_hands_over_what_was_asked(recipe: Recipe, capsys: pytest.Capture
         "steps": None,
         "trials": None,
         "space": "mobilenet",
+        "method": "bignas",
         "strategy": "auto",
+        "retrain": None,
+        "cost_weight": None,
         "image_size": (24, 32),
         "seed": 3,
         "threads": 2,
@@ -78,6 +81,15 @@ def test_search_hands_over_what_was_asked(recipe: Recipe, capsys: pytest.Capture
     shown = capsys.readouterr()
     assert re.search(r"^ +\d+ s  training$", shown.out, re.MULTILINE)
     assert not shown.err
+
+
+def test_search_hands_over_the_method(recipe: Recipe) -> None:
+    line = "search digits --method gdas --space micro --inherit --cost-weight 0.5"
+    assert main([*line.split(), "--out", str(recipe.folder)]) == 0
+    named = ("method", "space", "retrain", "cost_weight")
+    assert [recipe.called[name] for name in named] == ["gdas", "micro", False, 0.5]
+    assert main(["search", "digits", "--retrain", "--out", str(recipe.folder), "--force"]) == 0
+    assert recipe.called["retrain"] is True
 
 
 @pytest.mark.parametrize(

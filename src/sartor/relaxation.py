@@ -138,6 +138,6 @@ def _of_options(name: str, options: tuple[Option, ...], weights: Tensor) -> Tens
         )
     products = torch.stack([weights[list(indices(option))].prod() for option in lists])
     total = products.sum()
-    if not float(total) > 0:
+    if not float(total.detach()) > 0:
         raise ValueError(f"no option of {name!r} has weights above 0 for all that it keeps: {weights.tolist()}")
     return products / total

@@ -100,7 +100,13 @@ class Entry:
             "settings": {name: _plain(value) for name, value in settings.items()},
             "changed": sorted(self.settings),
             "tuned": self.tuned or (UNKNOWN if own or self.settings else BUILT_IN),
+            **self._told(),
         }
+
+    def _told(self) -> dict[str, Any]:
+        """Return what a search says of itself, if it does: from what it can be made again."""
+        told = getattr(self.search, "described", None)
+        return dict(told()) if callable(told) else {}
 
     def _source(self) -> str:
         if isinstance(self.strategy, str):

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from sartor.atomic import write_bytes, write_json
 from sartor.bench.curves import all_curves, box_of
 from sartor.bench.figures import BANDS, figures
+from sartor.bench.finds import read_finds, summarise_finds
 from sartor.bench.queries import read_queries
 from sartor.bench.ranks import rank_diagram
 from sartor.bench.running import read_record
@@ -37,6 +38,7 @@ def write_scoreboard(out: Path | str) -> Path:
     box = box_of(searches, objectives, record["known"])
     curves = all_curves(searches, objectives, box)
     summary = summarise(out, record, searches, curves, box)
+    summary["methods"] = summarise_finds(read_finds(out), record.get("methods"))
     write_json(out / "report.json", summary)
     page = rendered(
         "scoreboard.html.jinja",

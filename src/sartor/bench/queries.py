@@ -65,7 +65,7 @@ def incumbents(signal: Floats, budgets: Floats, goal: str) -> Indices:
 
 def write_queries(out: Path, problem: Problem, entries: Sequence[Entry], queries: int, seeds: int) -> Path:
     """Write a row per query of every entry and seed, in order, and return the path."""
-    arrow, parquet = _arrow()
+    library, parquet = arrow()
     columns: dict[str, list[Any]] = {}
     for entry in entries:
         for seed in range(seeds):
@@ -73,7 +73,7 @@ def write_queries(out: Path, problem: Problem, entries: Sequence[Entry], queries
                 for name, values in _columns(problem, entry.name, seed, log[:queries]).items():
                     columns.setdefault(name, []).extend(values)
     file = io.BytesIO()
-    parquet.write_table(arrow.table(columns), file, compression="zstd")
+    parquet.write_table(library.table(columns), file, compression="zstd")
     write_bytes(out / FILE, file.getvalue())
     return out / FILE
 
@@ -114,7 +114,7 @@ def _nullable(values: Floats) -> list[float | None]:
 
 def read_queries(out: Path, problem: dict[str, Any]) -> dict[str, Searches]:
     """Return what each entry did, from the file that `write_queries` wrote; `problem` is that of the record."""
-    _, parquet = _arrow()
+    _, parquet = arrow()
     table = parquet.read_table(out / FILE)
     names = [one["name"] for one in problem["objectives"]]
     entries = np.array(table.column("entry").to_pylist())
@@ -146,10 +146,11 @@ def _searches(
 
 def check_parquet() -> None:
     """Raise ImportError, with what to install, where parquet files cannot be written."""
-    _arrow()
+    arrow()
 
 
-def _arrow() -> tuple[Any, Any]:
+def arrow() -> tuple[Any, Any]:
+    """Return pyarrow and its parquet module; ImportError, with what to install, without them."""
     try:
         import pyarrow
         import pyarrow.parquet

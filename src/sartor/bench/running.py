@@ -74,6 +74,7 @@ def bench(
     written, if an entry failed; FileExistsError if `out` is taken; ImportError without pyarrow.
     KeyboardInterrupt passes through, and the next call with `resume` goes on.
     """
+    from sartor.bench.finds import write_finds
     from sartor.bench.page import write_scoreboard
     from sartor.bench.queries import check_parquet, write_queries
 
@@ -93,6 +94,7 @@ def bench(
         run.update({"failed": failed})
         if complete := [entry for entry in entries if entry.name not in failed]:
             write_queries(run.path, problem, complete, queries, seeds)
+            run.update({"methods": write_finds(run.path, problem, complete, queries, seeds)})
             page = write_scoreboard(run.path)
     if failed:
         told = "; ".join(f"{name}: {error}" for name, error in failed.items())

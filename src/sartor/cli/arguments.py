@@ -102,6 +102,21 @@ TrialTimeout = Annotated[
     Option(metavar="TIME", parser=units.parse_duration, help="A trial that takes longer has failed."),
 ]
 Space = Annotated[str, Option(metavar="NAME", help="Of `sartor list spaces`, or path.py:Class.")]
+Method = Annotated[
+    str, Option(metavar="NAME", help="What trains the shared weights: bignas, or a differentiable one, as fbnet.")
+]
+Retrain = Annotated[
+    bool | None,
+    Option(
+        "--retrain/--inherit",
+        help="Train what a differentiable method finds from scratch, or from the shared weights.",
+        show_default=False,
+    ),
+]
+CostWeight = Annotated[
+    float | None,
+    Option(metavar="X", help="How much limits weigh in a differentiable method's loss; 1, if nothing is said."),
+]
 Strategy = Annotated[str, Option(metavar="NAME", help="Of `sartor list strategies`, or path.py:Class.")]
 ImageSide = Annotated[
     ImageSize | None,
@@ -123,7 +138,7 @@ DeviceLatency = Annotated[
 ]
 Signal = Annotated[
     str | None,
-    Option(metavar="COLUMN", help="What the searches read; <objective>_val12, where there is such a column."),
+    Option(metavar="COLUMN", help="What the searches read; <objective>_val12, or x_val for x_test, if there is."),
 ]
 Fidelities = Annotated[
     list[str] | None, Option("--fidelity", metavar="BUDGET=COLUMN", help="A cheaper training, as 0.06=...; may repeat.")
@@ -134,6 +149,11 @@ Strategies = Annotated[
 OwnStrategies = Annotated[
     list[str] | None, Option("--strategy", metavar="path.py:Class", help="A strategy of your own; may repeat.")
 ]
+GradientMethods = Annotated[
+    str | None,
+    Option("--methods", metavar="NAMES", help="Searches by gradients: all, or names with commas; --space micro."),
+]
+MethodSteps = Annotated[int | None, Option("--steps", metavar="N", min=1, help="Of each search by gradients; 269.")]
 Tuned = Annotated[
     list[str] | None, Option("--tuned", metavar="NAME=TEXT", help="What an entry was tuned on; may repeat.")
 ]

@@ -36,10 +36,12 @@ def tables() -> dict[str, str]:
     """
     folder = Path(__file__).parents[1] / "tables"
     found: dict[str, str] = {}
-    for path in sorted(folder.glob("nasbench*.py")):
+    for path in sorted(folder.glob("[!_]*.py")):
         tree = ast.parse(path.read_bytes())
         title = (ast.get_docstring(tree) or "").partition("\n")[0]
-        (made,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "table")
+        made = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "table"), None)
+        if made is None:  # what the tables share
+            continue
         several = [file.stem.removeprefix(f"{path.stem}_") for file in sorted((folder / "data").glob(f"{path.stem}_*"))]
         names = [f"{path.stem}:{one}" for one in several] if len(made.args.args) > 1 else [path.stem]
         found |= dict.fromkeys(names, title)
@@ -55,12 +57,20 @@ def use_one_thread() -> None:
         os.environ.setdefault(name, "1")
 
 
-def split_names(strategies: str) -> list[str]:
+def split_names(names: str, option: str = "--strategies") -> list[str]:
     """Read "all" or "nsga2,random_search"."""
-    found = [name.strip() for name in strategies.split(",") if name.strip()]
+    found = [name.strip() for name in names.split(",") if name.strip()]
     if not found:
-        raise ValueError(f"--strategies {strategies!r} names nothing; give all, or names with commas")
+        raise ValueError(f"{option} {names!r} names nothing; give all, or names with commas")
     return found
+
+
+def searches_by_gradients(problem: Problem, methods: str, steps: int | None) -> list[Entry]:
+    """Return the entries of "all" or "darts,gdas"."""
+    from sartor.bench import method_entries
+    from sartor.bench.methods import STEPS
+
+    return method_entries(problem, split_names(methods, "--methods"), steps=steps or STEPS)
 
 
 def read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -126,7 +136,7 @@ def again(folder: Path, say: Say) -> None:
     Raises:
         ValueError: it was started from Python with what a command cannot make again.
     """
-    from sartor.bench import Entry, table_problem
+    from sartor.bench import Entry, method_entries, table_problem
     from sartor.bench.running import read_record
 
     record = read_record(folder)
@@ -134,17 +144,21 @@ def again(folder: Path, say: Say) -> None:
     if not arguments or any(entry["given"] is None for entry in record["entries"]):
         raise ValueError(f"{folder} was started from Python; continue it there, with bench(..., resume=True)")
     arguments["fidelities"] = {float(budget): name for budget, name in arguments["fidelities"].items()}
-    entries = [
-        Entry(
-            one["name"],
-            one["given"],
-            settings={key: one["settings"][key] for key in one["changed"]},
-            tuned=one["tuned"],
-            limit_as=one["settings"].get("limit_as", "hard"),
-        )
-        for one in record["entries"]
-    ]
     problem = table_problem(arguments.pop("space"), arguments.pop("objective"), **arguments)
+    entries: list[Entry] = []
+    for one in record["entries"]:
+        if one.get("method"):
+            entries += method_entries(problem, [one["given"]], steps=one["settings"]["steps"])
+            continue
+        entries.append(
+            Entry(
+                one["name"],
+                one["given"],
+                settings={key: one["settings"][key] for key in one["changed"]},
+                tuned=one["tuned"],
+                limit_as=one["settings"].get("limit_as", "hard"),
+            )
+        )
     counts = {"queries": record["queries"], "seeds": record["seeds"]}
     run(problem, entries, folder, say, **counts, workers=None, resume=True, force=False)
 
@@ -166,6 +180,8 @@ def show(folder: Path) -> None:
         f"{summary['name']}: {summary['queries']} queries, {summary['seeds']} seeds", style="bold", markup=False
     )
     console.print(_table(summary))
+    if summary.get("methods"):
+        console.print(_methods(summary))
     for item in summary["checklist"]:
         if item["state"] == "not met":
             console.print(f"not met: {item['asked']}. {item['answer']}", markup=False)
@@ -196,6 +212,41 @@ def _table(summary: Mapping[str, Any]) -> Table:
             _shown(row["cpu_ms"], 3),
         )
     return shown
+
+
+def _methods(summary: Mapping[str, Any]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    known = summary["methods"]
+    title = f"against the truth of {summary['known']['architectures']} networks; means and 95 % intervals"
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="")
+    shown.add_column("method", no_wrap=True)
+    for column in ("rank", "regret", "random, same budget", "skips", "all skip", "passes", "trainings", "CPU s"):
+        shown.add_column(column, justify="right")
+    for row in known["rows"]:
+        shown.add_row(
+            escape(row["name"]),
+            _interval(row["rank"], 1),
+            _interval(row["regret"], 2),
+            f"{_shown(row['random_rank'], 1)} {row['verdict']}",
+            _shown(row["skips"], 2),
+            f"{row['all_skip']} of {row['seeds']}",
+            _shown(row["search_passes"], 0),
+            _shown(row["search_trainings"], 1),
+            _shown(row["search_cpu_s"], 1),
+        )
+    for row in known["baselines"]:
+        shown.add_row(row["name"], _shown(row["rank"], 1), _shown(row["regret"], 2), "", _shown(row["skips"], 2))
+    return shown
+
+
+def _interval(part: Mapping[str, Any] | None, digits: int) -> str:
+    if part is None:
+        return ""
+    ends = "" if part["low"] is None else f" [{part['low']:.{digits}f}-{part['high']:.{digits}f}]"
+    return f"{part['mean']:.{digits}f}{ends}"
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -30,6 +30,7 @@ Examples:
   sartor search digits --latency 0.2ms --out runs/first
   sartor search photos/ --target onnxruntime:int8 --latency 5ms --size 2MB --budget 1h --out runs/photos
   sartor search digits --target onnxruntime --target torch --latency 2ms --out runs/both
+  sartor search digits --method fbnet --space fbnet --latency 0.2ms --out runs/fbnet
   sartor resume runs/photos --budget +30min
   sartor profile --target openvino --space mobilenet --out cpu.costs
   sartor bench --space nasbench201 --objective cifar100 --queries 200 --seeds 30 --out runs/scoreboard
@@ -74,7 +75,10 @@ def search(
     trials: given.Trials = None,
     trial_timeout: given.TrialTimeout = None,
     space: given.Space = "mobilenet",
+    method: given.Method = "bignas",
     strategy: given.Strategy = "auto",
+    retrain: given.Retrain = None,
+    cost_weight: given.CostWeight = None,
     image_size: given.ImageSide = None,
     baselines: given.Baselines = True,
     seed: given.Seed = 0,
@@ -94,6 +98,7 @@ def search(
     for family, named in (("targets", targets), ("spaces", [space]), ("strategies", [strategy])):
         for one in named:
             names.check(family, one)
+    names.check_search(method)
     if _may_write(out, resume=resume, force=force):
         check_same(out, context)
         if warning := unused_budget(out, context):
@@ -116,7 +121,10 @@ def search(
         steps=steps,
         trials=trials,
         space=space,
+        method=method,
         strategy=strategy,
+        retrain=retrain,
+        cost_weight=cost_weight,
         image_size=image_size,
         baselines=baselines,
         seed=seed,
@@ -192,6 +200,8 @@ def bench(
     seeds: given.Seeds,
     strategies: given.Strategies = None,
     strategy: given.OwnStrategies = None,
+    methods: given.GradientMethods = None,
+    steps: given.MethodSteps = None,
     device: given.Device = None,
     latency: given.DeviceLatency = None,
     limit_as: given.LimitAs = "hard",
@@ -213,13 +223,14 @@ def bench(
     if resume and force:
         raise ValueError("--resume continues a scoreboard and --force replaces it; give one of them")
     benching.use_one_thread()
-    asked = benching.split_names(strategies) if strategies else [] if strategy else ["all"]
+    asked = benching.split_names(strategies) if strategies else [] if strategy or methods else ["all"]
     begun = _may_write(out, resume=resume, force=force)
 
     from sartor.bench import named_entries, table_problem
 
     said = benching.read_pairs("--tuned", tuned or [])
-    entries = named_entries([*asked, *(strategy or [])], tuned=said, limit_as=limit_as)
+    named = [*asked, *(strategy or [])]
+    entries = named_entries(named, tuned=said, limit_as=limit_as) if named else []
     problem = table_problem(
         space,
         objective,
@@ -229,6 +240,8 @@ def bench(
         latency_ms=latency,
         fidelities=benching.read_budgets(fidelity or []),
     )
+    if methods:
+        entries += benching.searches_by_gradients(problem, methods, steps)
     counts = {"queries": queries, "seeds": seeds}
     benching.run(problem, entries, out, _progress(), **counts, workers=workers, resume=begun, force=force)
 

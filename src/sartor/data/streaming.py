@@ -150,6 +150,12 @@ class StreamingSplit:
             images = _stacked(waiting.pop(0))
             yield normalised(images, self._preprocessing), self._labels[torch.from_numpy(run)]
 
+    def part(self, indices: NDArray[np.int64], seed: int) -> StreamingSplit:
+        """Return the samples at `indices` as a split that shuffles by `seed`."""
+        labels = self._labels[torch.from_numpy(indices)]
+        kept = self._indices[indices]
+        return StreamingSplit(self._images, kept, labels, self._preprocessing, self._augmentation, seed, self._workers)
+
     def _submit(self, samples: NDArray[np.int64]) -> list[Future[Pixels]]:
         size = (self._preprocessing.height, self._preprocessing.width)
         return [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sartor.data.augmentation import Augmentation
@@ -61,6 +63,11 @@ class TensorSplit:
         for run in ranges(len(self), size):
             part = slice(run.start, run.stop)
             yield normalised(self._images[part], self._preprocessing), self._labels[part].clone()
+
+    def part(self, indices: NDArray[np.int64], seed: int) -> TensorSplit:
+        """Return the samples at `indices` as a split that shuffles by `seed`."""
+        chosen = torch.from_numpy(indices)
+        return TensorSplit(self._images[chosen], self._labels[chosen], self._preprocessing, self._augmentation, seed)
 
 
 def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from sartor.architecture import Architecture, Option
+from sartor.choice import Kept, Mixed
 from sartor.encodings import architectures, onehot
 from sartor.predictors._networks import Members, one_thread
 from sartor.predictors._samples import Floats, Scale, checked, unfitted
@@ -98,7 +99,7 @@ class LADARTS:
             mean = self._values(code).double().numpy()
         return mean, np.zeros_like(mean)
 
-    def __call__(self, assignment: Mapping[str, Option | Tensor]) -> Tensor:
+    def __call__(self, assignment: Mapping[str, Option | Tensor | Kept | Mixed]) -> Tensor:
         """Return the value of a soft architecture: a scalar tensor with gradients, LPM(enc(alpha)).
 
         The assignment gives each choice a weight for each option, or one option, as `sartor.supernet.activated` takes

@@ -38,13 +38,15 @@ _REFUSALS = (ExportError, TargetError, ValueError, RuntimeError, NotImplementedE
 class Bench:
     """Prepares networks of a space for a target, in a folder that is the caller's to remove, and measures them.
 
-    network: on the processor, with any weights. image: (1, C, H, W). Int8 is calibrated with noise: no data is known.
+    network: on the processor, with any weights. image: (1, C, H, W). calibration: images (N, C, H, W) for int8; noise
+    where no data is known.
     """
 
     target: Target
     network: nn.Module
     image: Tensor
     folder: Path
+    calibration: Tensor | None = None
     _artefacts: dict[str, Artefact | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,9 +101,11 @@ class Bench:
         if made is None:
             return "no network of this operator alone can be made"
         network, example = made
-        noise = torch.randn((CALIBRATION, *example.shape[1:]), generator=torch.Generator().manual_seed(1))
+        inputs = torch.randn((CALIBRATION, *example.shape[1:]), generator=torch.Generator().manual_seed(1))
+        if self.calibration is not None and example.shape[1] == self.calibration.shape[1]:
+            inputs = resized(self.calibration, network)
         try:
-            return self.target.prepare(network, (example,), [noise], path)
+            return self.target.prepare(network, (example,), [inputs], path)
         except _REFUSALS as error:
             return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -117,7 +121,7 @@ class Bench:
             found = self.target.measure(artefacts) if artefacts else []
         except TargetError as error:
             if not any(one is not None for one in error.measurements):
-                said = min(str(error), *error.reasons.values(), key=len)  # once, not for each network
+                said = min([str(error), *error.reasons.values()], key=len)  # once, not for each network
                 raise TargetError(f"{self.target.name} measured none of {len(artefacts)} networks: {said}") from None
             reasons = {place: error.reasons.get(place, str(error)) for place in range(len(artefacts))}
             found = error.measurements

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sartor import names
 from sartor.limits import FORMS
 from sartor.protocols import Target
 from sartor.recipes.job import COUNTED, LIMITS
+from sartor.recipes.methods import BIGNAS
 from sartor.run import Run
 from sartor.targets import load_target
 
-__all__ = ["check_limits", "check_weights", "earlier_plan", "load_targets", "shared_weights"]
+__all__ = ["check_limits", "check_method", "check_weights", "earlier_plan", "load_targets", "shared_weights"]
 
 
 def check_limits(limits: Mapping[str, float], targets: Sequence[str], limit_as: str) -> None:
@@ -30,6 +33,18 @@ def check_limits(limits: Mapping[str, float], targets: Sequence[str], limit_as: 
             raise ValueError(f"{key!r} limits a target that is not searched for; the targets are {', '.join(targets)}")
     if limit_as in ("penalty", "exponent", "lagrangian") and not limits:
         raise ValueError(f"limits taken as {limit_as!r} need a limit; give one, or take them as 'hard' or 'pareto'")
+
+
+def check_method(method: str, *, retrain: bool | None, cost_weight: float | None, weights: bool) -> None:
+    """Raise ValueError for a method that searches nothing, and for what does not go with the method."""
+    names.check_search(method)
+    if cost_weight is not None and not 0.0 <= cost_weight < math.inf:
+        raise ValueError(f"the cost weight is {cost_weight:g}: give a number from 0")
+    if method == BIGNAS and (retrain is not None or cost_weight is not None):
+        what = "to retrain or to inherit" if retrain is not None else "a cost weight"
+        raise ValueError(f"{what} is for methods of differentiable search; name one, as method 'fbnet'")
+    if method != BIGNAS and weights:
+        raise ValueError(f"the weights of an earlier run are for method 'bignas'; {method!r} trains its own")
 
 
 def load_targets(texts: str | Sequence[str], *, threads: int) -> tuple[Target, ...]:
@@ -47,6 +62,8 @@ def check_weights(folder: Path, record: Mapping[str, Any]) -> None:
     run = Run.open(folder, lock=False)
     if "train" not in run.stages:
         raise ValueError(f"{folder} has no trained weights yet: `sartor resume {folder}` finishes it")
+    if (method := run.record["arguments"].get("method", BIGNAS)) != BIGNAS:
+        raise ValueError(f"the weights of {folder} were trained by {method}, which are no shared weights of 'bignas'")
     theirs, ours = run.record["arguments"]["space"], record["arguments"]["space"]
     if theirs != ours:
         raise ValueError(f"the weights of {folder} are of space {theirs!r}, and {ours!r} is searched: name that")

@@ -4,7 +4,7 @@ The stages, each of which leaves files behind, from which a run that is resumed 
 
 1. profile: measure a few networks on each target; predict the latency of the others.
 2. plan: turn the budget into counts of steps and trials; again after the search, for what is left.
-3. train: shared weights of all sub-networks (BigNAS), or those of an earlier run.
+3. train: shared weights of all sub-networks (BigNAS, or a differentiable method), or those of an earlier run.
 4. search: validation error with shared weights against predicted latency.
 5. baselines: hand-made networks, trained from scratch on the same batches.
 6. verify: export the fronts and the baselines, measure the files together, keep what the limits allow.
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import sartor
 from sartor import names, own
@@ -32,13 +31,15 @@ from sartor.data.read import absolute_source
 from sartor.deploy.parity import ExportError
 from sartor.limits import Form
 from sartor.protocols import Target
-from sartor.recipes.asked import check_limits, check_weights, load_targets
+from sartor.recipes.asked import check_limits, check_method, check_weights, load_targets
+from sartor.recipes.expected import expected_cost
 from sartor.recipes.fronts import exported_front, recommend
 from sartor.recipes.job import COUNTED, Job, Say
+from sartor.recipes.methods import BIGNAS
 from sartor.recipes.planning import more_trials, plan, plan_alone
 from sartor.recipes.profiling import drift, profile
 from sartor.recipes.searching import Candidates, search_trials
-from sartor.recipes.training import Trained, finetuned, scratch_network, train
+from sartor.recipes.training import Shared, Trained, check_fits, scratch_network, train, trained_alone
 from sartor.recipes.verification import Member, measure_members, read_member, write_member
 from sartor.report import write_report
 from sartor.run import Run
@@ -61,7 +62,10 @@ def search_for_device(
     steps: int | None = None,
     trials: int | None = None,
     space: str = "mobilenet",
+    method: str = BIGNAS,
     strategy: str = "auto",
+    retrain: bool | None = None,
+    cost_weight: float | None = None,
     seed: int = 0,
     threads: int = 1,
     trial_timeout_s: float | None = None,
@@ -85,6 +89,13 @@ def search_for_device(
             training, of the steps that networks train by themselves after the search.
         steps, trials: those counts themselves, together and instead of a budget, for runs that repeat exactly.
         space, strategy: a name of `sartor list`, or `path.py:Class`.
+        method: what trains the shared weights: "bignas", after which the strategy searches; or a method of
+            differentiable search, of `sartor list methods` or `path.py:Class`, whose read-out and distribution are
+            searched unless a strategy is named.
+        retrain: train networks that a differentiable method found from scratch, in the evaluation form of the space
+            if it has one; False: fine-tune them from the shared weights; None: retrain where there is such a form.
+        cost_weight: factor of the strength, or of the exponent, with which the limits of the first target join the
+            loss of a differentiable method; 0 leaves them out. None is 1, and without a limit the method's own way.
         seed: of splits, weights, batches and search.
         threads: of the target's runtime.
         image_size: what images of unequal size are resized to, see `load_task`.
@@ -111,12 +122,14 @@ def search_for_device(
     task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
     names.check("spaces", space)
     names.check("strategies", strategy)
+    check_method(method, retrain=retrain, cost_weight=cost_weight, weights=weights is not None)
     arguments = {
         "data": task.name if isinstance(data, Task) else absolute_source(str(data)), "given": isinstance(data, Task),
         "target": [own.absolute(one) for one in asked], "limits": dict(limits or {}), "limit_as": limit_as,
         "weights": str(Path(weights).resolve()) if weights else None,
         "costs": str(Path(costs).resolve()) if costs else None, "budget_s": budget_s if steps is None else None,
-        "steps": steps, "trials": trials, "space": own.absolute(space), "strategy": own.absolute(strategy),
+        "steps": steps, "trials": trials, "space": own.absolute(space), "method": own.absolute(method),
+        "retrain": retrain, "cost_weight": cost_weight, "strategy": own.absolute(strategy),
         "seed": seed, "threads": threads, "trial_timeout_s": trial_timeout_s, "image_size": image_size,
         "baselines": baselines and weights is None,
     }  # fmt: skip
@@ -190,9 +203,13 @@ def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
             job.say(f"warning: {warning}")
         if "space" not in job.run.record:
             _record_space(job)
+            if job.method != BIGNAS:
+                check_fits(job)
         if "profile" not in job.run.stages:
             with job.run.stage("profile"):
                 profile(job)
+                if job.method != BIGNAS:
+                    expected_cost(job, aloud=True)
         if "plan" not in job.run.record:
             asked = {name: job.arguments[name] for name in ("budget_s", "steps", "trials")}
             with job.run.stage("plan"):
@@ -215,16 +232,17 @@ def _work(job: Job, started: float) -> None:
     job.use_threads()
     if "verify" not in job.run.stages:
         if not job.arguments.get("weights"):
-            job.say(f"training shared weights: {job.plan['steps']} steps")
+            what = "training shared weights" if job.method == BIGNAS else f"searching by {job.method}"
+            job.say(f"{what}: {job.plan['steps']} steps")
         with job.run.stage("train"):
-            supernet = train(job).eval()
+            shared = train(job)
         if "drift" not in job.run.record and job.run.stages["train"] > LONG_S:
             with job.run.stage("drift"):
                 now = drift(job)
             job.run.update({"drift": now})
         job.say(f"searching: {job.plan['trials']} trials")
         with job.run.stage("search"):
-            candidates = search_trials(job, supernet)
+            candidates = search_trials(job, shared)
         if "finetune_steps" not in job.plan:
             spent_s = max(time.monotonic() - started, job.run.spent_s)
             job.run.update({"plan": plan_alone(job, candidates, spent_s=spent_s)})
@@ -232,7 +250,7 @@ def _work(job: Job, started: float) -> None:
             baselines = _baselines(job)
         job.say(f"verifying {len(candidates)} networks on {' and '.join(target.name for target in job.targets)}")
         with job.run.stage("verify"):
-            _verify(job, supernet, candidates, baselines)
+            _verify(job, shared, candidates, baselines)
     if "report" not in job.run.stages:
         with job.run.stage("report"):
             page = write_report(job.path)
@@ -250,12 +268,13 @@ def _baselines(job: Job) -> list[Member]:
     return members
 
 
-def _verify(job: Job, supernet: nn.Module, candidates: Candidates, baselines: list[Member]) -> Path | None:
+def _verify(job: Job, shared: Shared, candidates: Candidates, baselines: list[Member]) -> Path | None:
     members = []
     for arch in candidates:
         kept = job.path / "pareto" / arch.id
         folder = kept if kept.is_dir() else job.path / "candidates" / arch.id
-        member = _written(job, folder, arch, partial(finetuned, job, supernet, arch))
+        made = partial(trained_alone, job, shared, arch)
+        member = _written(job, folder, arch, made)
         members += [member] if member else []
     members += _verified_before(job, set(candidates))
     measured = {member.folder for member in measure_members(job, [*baselines, *members], candidates)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from sartor import names
 from sartor.architecture import Architecture
 from sartor.nn import channels_last, resized
 from sartor.protocols import Target
+from sartor.recipes.methods import BIGNAS, use_of
 from sartor.run import Run
 from sartor.space import SearchSpace
 from sartor.supernet import extract, search_space
@@ -98,11 +100,39 @@ class Job:
         """The seed that all randomness of the run derives from."""
         return int(self.arguments["seed"])
 
-    def network(self) -> nn.Module:
-        """The supernet with its initial weights, which depend on the seed alone."""
+    @property
+    def method(self) -> str:
+        """What trains the shared weights: "bignas", or a method of differentiable search."""
+        return str(self.arguments.get("method", BIGNAS))
+
+    @property
+    def retrains(self) -> bool:
+        """Whether networks that were found are trained from scratch instead of from the shared weights.
+
+        If nothing is said, where the space has an evaluation form of its own, as the cells of DARTS.
+        """
+        asked = self.arguments.get("retrain")
+        return self.method != BIGNAS and ("form" in self._accepted if asked is None else bool(asked))
+
+    def network(self, *, searching: bool = False) -> nn.Module:
+        """The network with choices, in the form that is deployed or searched; its weights depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return make_network(self.arguments["space"], **self.shape)
+            return make_network(self.arguments["space"], **self.form(searching=searching))
+
+    def form(self, *, searching: bool = False) -> dict[str, Any]:
+        """What the network is made with, deployed or searched; the two differ only where networks are retrained."""
+        if self.method == BIGNAS:
+            return self.shape
+        searching = searching or not self.retrains
+        use = use_of(self.method)
+        wanted = {"form": "search" if searching else "evaluation", **use.both, **(use.searching if searching else {})}
+        return self.shape | {name: value for name, value in wanted.items() if name in self._accepted}
+
+    @cached_property
+    def _accepted(self) -> frozenset[str]:
+        """The keywords that the space takes."""
+        return frozenset(inspect.signature(names.load("spaces", self.arguments["space"])).parameters)
 
     @property
     def shape(self) -> dict[str, Any]:

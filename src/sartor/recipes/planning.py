@@ -7,6 +7,7 @@ time the shared weights and the search have really left.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,10 +20,21 @@ import torch
 from sartor.architecture import Architecture
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
-from sartor.oneshot import BigNAS, Supervised
+from sartor.fit import Indexed
+from sartor.protocols import Learner
 from sartor.recipes.asked import earlier_plan
+from sartor.recipes.expected import constant_cost
 from sartor.recipes.job import Job
-from sartor.recipes.training import evaluation_batches, longer, step_seconds, supernet_learner, supervised_learner
+from sartor.recipes.methods import BIGNAS, use_of
+from sartor.recipes.training import (
+    batches_of,
+    evaluation_batches,
+    longer,
+    method_learner,
+    step_seconds,
+    supernet_learner,
+    supervised_learner,
+)
 from sartor.recipes.verification import complete_member, measure_members, write_member
 from sartor.supernet import extract
 from sartor.targets.machine import usable_cores
@@ -30,7 +42,10 @@ from sartor.targets.machine import usable_cores
 __all__ = ["more_trials", "plan", "plan_alone"]
 
 VERIFIED, MIN_VERIFIED = 24, 8  # networks that the search found, and that are fine-tuned and measured
+RETRAINED = 6  # networks, where each is trained from scratch
 SANDWICH = 4  # sub-networks in a step of the shared weights
+LEVELS = 2  # networks that a step of a differentiable method is taken to cost where nothing is timed
+TRIED_STEPS, TRIED_S = 40, 4.0  # of a differentiable method, to time it: its whole course in little
 SEARCH_SHARE = 0.08  # of the time that planning leaves
 SEARCH_SHARE_ALONE = 0.25  # where the shared weights are there already
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
@@ -48,7 +63,8 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     if steps is not None and trials is not None:
         # One thread: the same bits on any number of cores.
         shared = 0 if adopted else steps
-        counts = _counts(job, shared, trials, VERIFIED) | _alone(shared, steps, min(VERIFIED, job.space.size))
+        counts = _counts(job, shared, trials, _most(job)) | _networks(job, {})
+        counts |= _alone(shared, steps, counts["verified"], counts.get("networks", SANDWICH))
         return {"batch_size": batch_size, **counts, **adopted, "training_threads": 1}
     threads, step_s = (adopted["training_threads"], 0.0) if adopted else _fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
@@ -62,17 +78,19 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
     if job.compares:
         left -= len(plain_s) * measure_s
         baselines_s = sum(seconds * longer(seconds, plain_s["middle"]) for seconds in plain_s.values())
-    affordable, verified = 0, MIN_VERIFIED
-    for verified in range(min(VERIFIED, max(MIN_VERIFIED, job.space.size)), MIN_VERIFIED - 1, -1):
+    networks = _networks(job, {"step": step_s, **plain_s})
+    most, least = _most(job), min(MIN_VERIFIED, _most(job))
+    affordable, verified = 0, least
+    for verified in range(min(most, max(least, job.space.size)), least - 1, -1):
         # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
-        shares = 1 if adopted else 1 + SANDWICH / verified
+        shares = 1 if adopted else 1 + networks.get("networks", SANDWICH) / verified
         networks_s = verified * _mean_step(plain_s) + shares * baselines_s
         affordable = int((left - trials * trial_s - verified * each_s) / (step_s + networks_s))
         if affordable * batch_size >= len(job.task.train):  # rather fewer networks than some that saw half the data
             break
     if affordable < MIN_STEPS:
         job.say(f"warning: {budget_s:g} s are too few here; the work planned takes longer")
-    counts = _counts(job, 0 if adopted else max(MIN_STEPS, affordable), trials, verified)
+    counts = _counts(job, 0 if adopted else max(MIN_STEPS, affordable), trials, verified) | networks
     job.say("plan: {steps} training steps, {trials} trials, {verified} networks verified".format(**counts))
     seconds = {"step": step_s, **plain_s, "trial": trial_s, "measure": measure_s, "export": export_s}
     return {"batch_size": batch_size, "training_threads": threads, **counts, **adopted, "seconds": seconds}
@@ -84,12 +102,25 @@ def _counts(job: Job, steps: int, trials: int, verified: int) -> dict[str, int]:
     return {"steps": steps, "trials": trials, "verified": verified, "population": max(25, min(100, trials // 5))}
 
 
+def _most(job: Job) -> int:
+    """The most networks that are verified."""
+    return RETRAINED if job.retrains else VERIFIED
+
+
+def _networks(job: Job, seconds: Mapping[str, float]) -> dict[str, int]:
+    """How many networks of middling size a step of a differentiable method trains, by its time; {} for BigNAS."""
+    if job.method == BIGNAS:
+        return {}
+    return {"networks": max(1, round(seconds["step"] / seconds["middle"])) if seconds else LEVELS}
+
+
 def plan_alone(job: Job, candidates: Iterable[Architecture], *, spent_s: float) -> dict[str, Any]:
     """The plan, with what `candidates` and the baselines train by themselves in the time that is left.
 
     About as many steps as the shared weights had, for that is how the first plan divided the time.
     """
     started, archs, shared = time.monotonic(), list(candidates), job.plan["steps"]
+    networks = job.plan.get("networks", SANDWICH)
     planned = max(len(archs), job.plan["verified"])  # what the shared weights were trained for, found or not
     seconds = {**job.plan["seconds"], **_plain_seconds(job, job.plan["batch_size"])}
 
@@ -102,22 +133,22 @@ def plan_alone(job: Job, candidates: Iterable[Architecture], *, spent_s: float) 
     candidates_s, baselines_s = sum(map(step_s, archs)), 0.0
     if job.compares:
         baselines_s = sum(map(step_s, job.hand_made().values()))
-        left -= len(job.hand_made()) * seconds["measure"] + SANDWICH * shared / planned * baselines_s
+        left -= len(job.hand_made()) * seconds["measure"] + networks * shared / planned * baselines_s
     steps = int(left / max(candidates_s + baselines_s, 1e-9))
     if steps < MIN_STEPS:
         job.say(f"warning: the budget is nearly spent; training {MIN_STEPS} steps more for each network all the same")
     steps = max(MIN_STEPS, steps)
     job.say(f"plan: each network trains {steps} steps by itself, small ones more")
-    return {**job.plan, **_alone(shared, steps, planned), "seconds": seconds}
+    return {**job.plan, **_alone(shared, steps, planned, networks), "seconds": seconds}
 
 
-def _alone(shared: int, steps: int, verified: int) -> dict[str, int]:
+def _alone(shared: int, steps: int, verified: int, networks: int) -> dict[str, int]:
     """Count the steps of networks by themselves.
 
-    A baseline has those of a network that is shown, and its part of the `shared` ones, each of which trains four
-    networks for all that are shown: equal cost.
+    A baseline has those of a network that is shown, and its part of the `shared` ones, each of which trains so many
+    `networks` for all that are shown: equal cost.
     """
-    return {"finetune_steps": steps, "baseline_steps": steps + SANDWICH * shared // verified}
+    return {"finetune_steps": steps, "baseline_steps": steps + networks * shared // verified}
 
 
 def _mean_step(plain_s: Mapping[str, float]) -> float:
@@ -162,14 +193,37 @@ def _fastest_threads(job: Job, batch_size: int) -> tuple[int, float]:
     step_s = {}
     for threads in (1, usable_cores()):
         torch.set_num_threads(threads)
-        learner = supernet_learner(job, steps=1000, batch_size=batch_size)
-        step_s[threads] = _timed(_step(job, learner, batch_size), repeats=5)
+        step_s[threads] = _shared_seconds(job, batch_size)
     best = usable_cores() if step_s[usable_cores()] < WORTH_ALL_CORES * step_s[1] else 1
     return best, step_s[best]
 
 
-def _step(job: Job, learner: BigNAS | Supervised, batch_size: int) -> Callable[[], object]:
-    return lambda: learner.step(job.task.train.batch(learner.done, batch_size, augment=True))
+def _shared_seconds(job: Job, batch_size: int) -> float:
+    """Seconds of a step of the shared weights.
+
+    A differentiable method trains other things at its end than at its start, so that its whole course is timed, with
+    few steps.
+    """
+    if job.method == BIGNAS:
+        learner = supernet_learner(job, steps=1000, batch_size=batch_size)
+        return _timed(_step(learner, job.task.train, batch_size), repeats=5)
+    least = use_of(job.method).least
+
+    def course(steps: int) -> Callable[[], object]:
+        searcher = method_learner(job, job.network(searching=True), steps=steps, cost=constant_cost(job))
+        return _step(searcher, batches_of(job, searcher), batch_size)
+
+    one_s = _timed(course(TRIED_STEPS), repeats=1)
+    steps = max(least, min(TRIED_STEPS, int(TRIED_S / one_s)))
+    step, before = course(steps), time.monotonic()
+    for _ in range(steps):
+        step()
+    return (time.monotonic() - before) / steps
+
+
+def _step(learner: Learner, batches: Indexed, batch_size: int) -> Callable[[], object]:
+    done = itertools.count()
+    return lambda: learner.step(batches.batch(next(done), batch_size, augment=True))
 
 
 def _plain_seconds(job: Job, batch_size: int) -> dict[str, float]:
@@ -178,12 +232,12 @@ def _plain_seconds(job: Job, batch_size: int) -> dict[str, float]:
 
 
 def _baseline_step(job: Job, arch: Any, batch_size: int) -> Callable[[], object]:
-    return _step(job, supervised_learner(job, arch, steps=1000, batch_size=batch_size), batch_size)
+    return _step(supervised_learner(job, arch, steps=1000, batch_size=batch_size), job.task.train, batch_size)
 
 
 def _trial(job: Job) -> Callable[[], object]:
     """Candidates' evaluations, each of another network, as the operators of a known one are remembered."""
-    measure = SharedWeightError(job.network(), job.task.metric, evaluation_batches(job), job.calibration)
+    measure = SharedWeightError(job.network(searching=True), job.task.metric, evaluation_batches(job), job.calibration)
     rng = random.Random(f"{job.seed}/plan")
 
     def trial() -> None:

@@ -5,30 +5,26 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
-from scipy.stats import kendalltau, spearmanr
-from torch import nn
 
 from sartor.architecture import Architecture
 from sartor.atomic import write_bytes, write_json
 from sartor.costs import CostStore
+from sartor.costs.additive import Line
+from sartor.costs.errors import errors
 from sartor.costs.levels import typical
 from sartor.costs.profile import Profile, load_profile
 from sartor.deploy.scratch import scratch_beside
-from sartor.nn import resized
 from sartor.predictors import WorkloadLatency
 from sartor.predictors.workload_latency import cross_validated
 from sartor.protocols import Measurement, Target
+from sartor.recipes._profile_bench import Bench, check_accepted
 from sartor.recipes.job import COUNTED, LIMITS, Job
 from sartor.space import SearchSpace
-from sartor.supernet import extract
-from sartor.targets.artefacts import TargetError
 from sartor.targets.fingerprint import differences
 from sartor.workload import Workload, macs, parameters
 
@@ -48,7 +44,6 @@ __all__ = [
 Array = NDArray[np.float64]
 
 SAMPLES = 24
-SAMPLE_SECONDS = 0.25
 DRIFT_SAMPLES = 6
 LEVEL_SAMPLES = 8  # where a profile is given, which knows all but the speed of today
 PROFILE = "profile.costs"  # in the run folder
@@ -142,38 +137,13 @@ def _store(job: Job) -> CostStore:
 
 def _measured(job: Job, target: Target, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
     """A measurement for each architecture, None where the runtime refuses it; TargetError if it refuses most."""
-    network, calibration = job.network().eval(), [job.calibration[0]]
     with scratch_beside(job.path / "samples") as folder:
-        artefacts = []
-        for arch in archs:
-            sample = _with_full_norms(extract(network, arch))
-            path = folder / arch.id
-            path.mkdir()
-            inputs = [resized(images, sample) for images in calibration]
-            artefacts.append(target.prepare(sample, (job.example(sample),), inputs, path))
-        try:
-            return _quick(target).measure(artefacts)
-        except TargetError as error:
-            if not any(error.measurements) or 2 * len(error.reasons) > len(archs):
-                raise
-            job.say(f"{target.name} refuses {len(error.reasons)} of the {len(archs)} networks")
-            return error.measurements
-
-
-def _quick(target: Target) -> Target:
-    """The target with less time for each network: the fit averages over many."""
-    timed: Any = target
-    if is_dataclass(timed) and any(field.name == "seconds" for field in fields(timed)):
-        timed = replace(timed, seconds=SAMPLE_SECONDS)  # type: ignore[type-var]
-    return timed  # type: ignore[no-any-return]
-
-
-def _with_full_norms(network: nn.Module) -> nn.Module:
-    """Norms that start at zero would let a runtime, or a quantiser, see a network that is mostly zero."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_parameters()
-    return network
+        bench = Bench(target, job.network().eval(), job.task.example, folder, job.calibration[0])
+        found = bench.networks(archs)
+    check_accepted(target, found)
+    if refused := sum(one.measurement is None for one in found):
+        job.say(f"{target.name} refuses {refused} of the {len(archs)} networks")
+    return [one.measurement for one in found]
 
 
 def check_reachable(job: Job, target: Target) -> None:
@@ -225,8 +195,8 @@ def costs_on(job: Job, target: Target) -> dict[str, Cost]:
     found: dict[str, Cost] = {"latency_ms": latency(job, target), **counts(job)}
     for name, features in (("size_bytes", _size_features), ("memory_mb", _memory_features)):
         values = np.array([measured_value(measurement, name) for _, measurement in samples])
-        if np.isfinite(values).all():
-            found[name] = _Line([features(job.workload(arch)) for arch in archs], values, features, job.workload)
+        if np.isfinite(values).all() and (values > 0).all():
+            found[name] = _line(job, features, archs, values)
     energies = np.array([measured_value(measurement, "energy_mj") for _, measurement in samples])
     known = np.isfinite(energies) & (energies > 0)  # a tiny network may drown in what the device takes anyway
     if 2 * known.sum() > len(archs):
@@ -243,32 +213,20 @@ def counts(job: Job) -> dict[str, Cost]:
     }
 
 
-class _Line:
-    """A sum of features with weights that are not negative, fitted by least squares."""
-
-    def __init__(
-        self,
-        rows: Sequence[Sequence[float]],
-        values: Array,
-        features: Callable[[Workload], Sequence[float]],
-        workload: Callable[[Architecture], Workload],
-    ) -> None:
-        self.features, self.workload = features, workload
-        table = np.array(rows, dtype=np.float64)
-        scale = np.maximum(table.max(axis=0), 1e-12)
-        self.weights: Array = nnls(table / scale, values)[0] / scale
-
-    def __call__(self, arch: Architecture) -> float:
-        return float(np.dot(self.weights, self.features(self.workload(arch))))
+def _line(
+    job: Job, features: Callable[[Workload], Array], archs: Sequence[Architecture], values: Array
+) -> Callable[[Architecture], float]:
+    line = Line(lambda arch: features(job.workload(arch))).fit(archs, values)
+    return lambda arch: float(line.predict([arch])[0][0])
 
 
-def _size_features(workload: Workload) -> Sequence[float]:
-    return 1.0, parameters(workload), float(len(workload))
+def _size_features(workload: Workload) -> Array:
+    return np.array([parameters(workload), float(len(workload))])
 
 
-def _memory_features(workload: Workload) -> Sequence[float]:
+def _memory_features(workload: Workload) -> Array:
     largest = max((math.prod(op.output) + sum(map(math.prod, op.inputs[:1])) for op in workload), default=0)
-    return 1.0, parameters(workload), float(largest)
+    return np.array([parameters(workload), float(largest)])
 
 
 def _samples(job: Job, target: Target) -> list[tuple[Architecture, Measurement]]:
@@ -325,19 +283,11 @@ def _model(job: Job, target: Target) -> dict[str, Any]:
         {"id": arch.id, "predicted_ms": float(p), "measured_ms": float(v), "held_out": True}
         for arch, p, v in zip(archs, predicted, values, strict=True)
     ]
-    errors = {
-        "mape": float(np.mean(np.abs(predicted / values - 1.0))),
-        "spearman": _correlation(spearmanr, predicted, values),
-        "kendall": _correlation(kendalltau, predicted, values),
-    }
-    ranked = "no rank correlation" if errors["spearman"] is None else f"rank correlation {errors['spearman']:.3f}"
-    job.say(f"latency model of {target.name}: error {errors['mape']:.1%}, {ranked} on held-out networks")
-    return {"samples": len(archs), "held_out": len(archs), "method": method, **errors, "pairs": pairs}
-
-
-def _correlation(statistic: Callable[..., Any], a: Array, b: Array) -> float | None:
-    """The rank correlation, None where all of one side are equal."""
-    return float(statistic(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
+    found = errors(predicted, values)
+    told = {name: found[name].value for name in ("mape", "spearman", "kendall")}
+    ranked = "no rank correlation" if told["spearman"] is None else f"rank correlation {told['spearman']:.3f}"
+    job.say(f"latency model of {target.name}: error {told['mape']:.1%}, {ranked} on held-out networks")
+    return {"samples": len(archs), "held_out": len(archs), "method": method, **told, "pairs": pairs}
 
 
 def spread_samples(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from sartor import names
 from sartor.architecture import Architecture
@@ -17,9 +16,10 @@ from sartor.limits import under_limits
 from sartor.objective import Objective, costs, violation
 from sartor.pareto import non_dominated_sort
 from sartor.protocols import Strategy, Target
+from sartor.recipes.drawing import Drawn
 from sartor.recipes.job import COUNTED, Job
 from sartor.recipes.profiling import costs_on, counts, latency, samples_within, spread_samples
-from sartor.recipes.training import PortableError
+from sartor.recipes.training import PortableError, Shared
 from sartor.search import search
 from sartor.space import SearchSpace
 from sartor.trial import Trial, TrialLog
@@ -37,18 +37,19 @@ Candidates = Mapping[Architecture, Mapping[str, float]]
 Cost = Callable[[Architecture], float]
 
 
-def search_trials(job: Job, supernet: nn.Module) -> Candidates:
+def search_trials(job: Job, shared: Shared) -> Candidates:
     """Run the trials; the candidates to verify, from fast to slow on the first target.
 
-    Where every trial was infeasible, as under a limit that only the very smallest meet, the candidates are those of
-    the measured sample that keep the limits: there is at least one, or the profile would have said so.
+    What a differentiable search read out is always among them, within the limits or not. Where every trial was
+    infeasible, as under a limit that only the very smallest meet, the candidates are those of the measured sample that
+    keep the limits: there is at least one, or the profile would have said so.
     """
-    measure_error = PortableError(job, supernet)
+    measure_error = PortableError(job, shared.net)
     goals = objectives(job, measure_error)
     predicted = {target.name: latency(job, target) for target in job.targets}
     strategy, searched = under_limits(
-        lambda space, given: _strategy(job, space, given), job.space, goals, job.arguments.get("limit_as", "hard"),
-        ceiling=1.0,
+        lambda space, given: _strategy(job, shared, space, given), job.space, goals,
+        job.arguments.get("limit_as", "hard"), ceiling=1.0,
     )  # fmt: skip
     with TrialLog(job.path / "run.sqlite") as log:
         search(
@@ -61,7 +62,7 @@ def search_trials(job: Job, supernet: nn.Module) -> Candidates:
             time_limit_s=job.arguments["trial_timeout_s"],
         )
         done = [trial for trial in log if trial.state == "done"]
-    chosen: list[Architecture] = []
+    chosen = [] if shared.first is None else [shared.first]
     for target in job.targets:
         chosen += _chosen_for(job, target, done, measure_error)
     known = {arch: {name: cost(arch) for name, cost in predicted.items()} for arch in dict.fromkeys(chosen)}
@@ -156,8 +157,13 @@ def limited(job: Job, target: Target) -> list[Objective]:
     ]
 
 
-def _strategy(job: Job, space: SearchSpace, goals: Sequence[Objective]) -> Strategy:
-    """The strategy, with the population of the first plan where it has one: a search that is extended goes on."""
+def _strategy(job: Job, shared: Shared, space: SearchSpace, goals: Sequence[Objective]) -> Strategy:
+    """The strategy, with the population of the first plan where it has one: a search that is extended goes on.
+
+    After a differentiable search it is what was learned that is looked at, unless a strategy was named.
+    """
+    if shared.first is not None and job.arguments["strategy"] == "auto":
+        return Drawn(space, goals, first=shared.first, probabilities=shared.probabilities)
     kind: Any = names.load("strategies", job.arguments["strategy"])
     options = {}
     if "population" in inspect.signature(kind).parameters:

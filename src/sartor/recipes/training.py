@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,39 @@ from torch import Tensor, nn
 
 from sartor.architecture import Architecture
 from sartor.checkpoint import nan_in
+from sartor.data.pairs import Pairs
+from sartor.differentiable.dass import DASS, HYDRA, KEPT, sparse
 from sartor.evaluation import SharedWeightError, specialised
-from sartor.fit import fit
+from sartor.fit import Indexed, fit
+from sartor.nn.parametrized import baked
 from sartor.oneshot import BigNAS, Recipe, Supervised
 from sartor.recipes.asked import shared_weights
+from sartor.recipes.expected import Soft, constant_cost, expected_cost
 from sartor.recipes.job import Job, make_network
-from sartor.supernet import extract, recalibrate_batchnorm
+from sartor.recipes.methods import BIGNAS, Searcher, distribution, learner, network_of, use_of
+from sartor.recipes.watching import Watched
+from sartor.supernet import activated, extract, recalibrate_batchnorm
 from sartor.workload import macs
 
 __all__ = [
     "PortableError",
+    "Shared",
     "Trained",
+    "batches_of",
+    "check_fits",
     "evaluation_batches",
     "finetuned",
     "longer",
+    "method_learner",
+    "pruned",
+    "retrained",
     "scratch_network",
     "step_seconds",
     "steps_alone",
     "supernet_learner",
     "supervised_learner",
     "train",
+    "trained_alone",
 ]
 
 Trained = tuple[nn.Module, Mapping[str, Any]]
@@ -42,16 +56,76 @@ RECIPE = Recipe(schedule="cosine", dropout=0.0)
 LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
+STEPS_OF_A_TRY = 1000  # of a learner that is made to see if it can be
 LONGEST = 8.0  # times the planned steps, for the smallest networks
 
 
-def train(job: Job) -> nn.Module:
-    """The trained supernet; continues at the newest checkpoint, or takes the weights of an earlier run."""
+@dataclass(frozen=True)
+class Shared:
+    """The trained supernet, and what a differentiable search learned besides.
+
+    first: the architecture that it reads out; None of a method that only trains weights. probabilities: of the options
+    of choices, by name; empty where there are none. kept: share of the weights that networks are pruned to; None where
+    they are not.
+    """
+
+    net: nn.Module
+    first: Architecture | None = None
+    probabilities: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    kept: float | None = None
+
+
+def train(job: Job) -> Shared:
+    """The trained weights; continues at the newest checkpoint, or takes the weights of an earlier run."""
     if job.arguments.get("weights"):
-        return _adopted(job)
+        return Shared(_adopted(job).eval())
+    if job.method != BIGNAS:
+        return _searched(job)
     learner = supernet_learner(job, steps=job.plan["steps"], batch_size=job.plan["batch_size"])
     _fit(job, learner, job.plan["steps"], "train")
-    return learner.net
+    return Shared(learner.net.eval())
+
+
+def _searched(job: Job) -> Shared:
+    """What a differentiable search learned, with the architecture it reads out in the record."""
+    net, steps = job.network(searching=True), job.plan["steps"]
+    searcher = method_learner(job, net, steps=steps, cost=expected_cost(job))
+    with Watched(searcher, job.run, steps) as watched:
+        _fit(job, watched, steps, "train", batches_of(job, searcher))
+    first = searcher.architecture()
+    job.run.update({"read_out": {"id": first.id, "choices": dict(first)}})
+    shared = Shared(network_of(searcher, net, first).eval(), first, distribution(searcher))
+    if isinstance(searcher, DASS):  # masked weights become ordinary ones
+        with activated(net, {KEPT: searcher.keep}):
+            return replace(shared, net=baked(net), kept=searcher.keep)
+    return shared
+
+
+def check_fits(job: Job) -> None:
+    """Raise ValueError, before anything is measured, for a method that does not fit the space or the data."""
+    batches_of(job, method_learner(job, job.network(searching=True), steps=STEPS_OF_A_TRY, cost=constant_cost(job)))
+
+
+def method_learner(job: Job, net: nn.Module, *, steps: int, cost: Soft | None = None) -> Searcher:
+    """The learner of the run's differentiable method. Raises ValueError where it does not fit the network."""
+    weight = job.arguments.get("cost_weight")
+    return learner(
+        job.method,
+        net,
+        job.space,
+        job.task.loss,
+        steps=steps,
+        seed=job.seed,
+        cost=cost,
+        weight=1.0 if weight is None else float(weight),
+    )
+
+
+def batches_of(job: Job, searcher: Searcher) -> Indexed:
+    """What a method trains on: the training split, or pairs of two shares of it. The validation split stays apart."""
+    if searcher.needs == "pairs":
+        return Pairs(job.task.train, use_of(job.method).portion, classes=job.task.classes, seed=job.seed)
+    return job.task.train
 
 
 def _adopted(job: Job) -> nn.Module:
@@ -76,6 +150,35 @@ def scratch_network(job: Job, name: str, arch: Architecture) -> Trained:
     _fit(job, learner, steps, name)
     recalibrate_batchnorm(learner.net, job.calibration)
     return learner.net.eval(), {"trained": "from scratch", "steps": steps}
+
+
+def trained_alone(job: Job, shared: Shared, arch: Architecture) -> Trained:
+    """The network of `arch` as it is shown: pruned where the method prunes, retrained, or fine-tuned."""
+    if shared.kept is not None:
+        return pruned(job, shared.kept, arch)
+    return retrained(job, arch) if job.retrains else finetuned(job, shared.net, arch)
+
+
+def retrained(job: Job, arch: Architecture) -> Trained:
+    """The network of `arch` in the form that is deployed, trained alone from scratch, as the papers of cells do."""
+    steps, size = steps_alone(job, arch, "finetune_steps"), job.plan["batch_size"]
+    learner = supervised_learner(job, arch, steps=steps, batch_size=size)
+    fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed + 1, progress=_quiet)
+    if name := nan_in(learner.net.state_dict()):
+        raise ValueError(f"{name} is not finite after {steps} steps")
+    recalibrate_batchnorm(learner.net, job.calibration)
+    return learner.net.eval(), {"trained": "from scratch", "steps": steps, "search_steps": job.shared_steps}
+
+
+def pruned(job: Job, kept: float, arch: Architecture) -> Trained:
+    """The network of `arch` with a share `kept` of its weights: pre-trained, pruned and fine-tuned, as DASS does."""
+    steps, size = steps_alone(job, arch, "finetune_steps"), job.plan["batch_size"]
+    network = _anew(job, extract(sparse(job.network(), kept), {**arch, KEPT: kept}))
+    learner = HYDRA(network, job.task.loss, steps=steps)
+    fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed + 1, progress=_quiet)
+    recalibrate_batchnorm(baked(network), job.calibration)
+    how = f"from scratch, pruned to {kept:.3g} of the weights"
+    return network.eval(), {"trained": how, "steps": steps, "search_steps": job.shared_steps}
 
 
 def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> Trained:
@@ -142,11 +245,16 @@ def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:
 
 def supervised_learner(job: Job, arch: Architecture, *, steps: int, batch_size: int) -> Supervised:
     """Plain training of one network with initial weights of its own."""
-    network = extract(job.network(), arch)
+    network = _anew(job, extract(job.network(), arch))
+    return Supervised(network, job.task.loss, steps=steps, batch_size=batch_size, recipe=RECIPE)
+
+
+def _anew(job: Job, network: nn.Module) -> nn.Module:
+    """The network with initial weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         reset_parameters(network)
-    return Supervised(network, job.task.loss, steps=steps, batch_size=batch_size, recipe=RECIPE)
+    return network
 
 
 def reset_parameters(network: nn.Module) -> None:
@@ -169,7 +277,8 @@ class PortableError:
     """`SharedWeightError` that can be sent to another process: it carries how to make the network, not the network."""
 
     def __init__(self, job: Job, supernet: nn.Module) -> None:
-        self.space, self.shape, self.threads = job.arguments["space"], job.shape, job.plan["training_threads"]
+        self.space, self.shape = job.arguments["space"], job.form(searching=True)
+        self.threads = job.plan["training_threads"]
         self.state = supernet.state_dict()
         self.metric, self.batches, self.calibration = job.task.metric, evaluation_batches(job), job.calibration
         self._measure: SharedWeightError | None = None
@@ -187,11 +296,13 @@ class PortableError:
         return {**vars(self), "_measure": None}
 
 
-def _fit(job: Job, learner: BigNAS | Supervised, steps: int, stage: str) -> None:
+def _fit(
+    job: Job, learner: BigNAS | Supervised | Watched, steps: int, stage: str, batches: Indexed | None = None
+) -> None:
     job.use_threads()
     fit(
         learner,
-        job.task.train,
+        job.task.train if batches is None else batches,
         steps=steps,
         batch_size=job.plan["batch_size"],
         seed=job.seed,

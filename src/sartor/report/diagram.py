@@ -23,6 +23,7 @@ PER_LINE = 4  # cards beside each other
 # The usual names of what comes first in a network, and last.
 FIRST = ("input", "resolution", "stem", "patch", "embed")
 LAST = ("neck", "final", "pool", "head", "classifier", "output")
+NUMBERED = re.compile(r"(?P<chain>.+)[._]\d+")  # the name of a link of a chain
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,18 @@ def block_diagram(arch: Architecture, space: SearchSpace | None, source: str, si
 def grouped(arch: Architecture, space: SearchSpace | None) -> list[Group]:
     """Return the outermost groups of the active choices, in the order of the network."""
     members: dict[str, list[Setting]] = {}
+    chains: dict[str, list[Group]] = {}
     for name, setting in _settings(arch, space):
-        members.setdefault(name.rpartition(".")[0], []).append(setting)
-    return _nested("", [prefix for prefix in members if prefix], members) + (
-        [Group("", tuple(members[""]))] if "" in members else []
-    )
+        if (numbered := NUMBERED.fullmatch(name)) and isinstance(setting.option, str):
+            chains.setdefault(numbered["chain"], []).append(Group(name, (replace(setting, leaf=""),)))
+        else:
+            members.setdefault(name.rpartition(".")[0], []).append(setting)
+    groups = _nested("", [prefix for prefix in members if prefix], members)
+    groups += [
+        Group(chain, (), tuple(sorted(links, key=lambda one: _place(one.prefix)))) for chain, links in chains.items()
+    ]
+    groups.sort(key=lambda one: _place(one.prefix))
+    return groups + ([Group("", tuple(members[""]))] if "" in members else [])
 
 
 def _settings(arch: Architecture, space: SearchSpace | None) -> Iterator[tuple[str, Setting]]:
@@ -149,7 +157,7 @@ def _row(canvas: Canvas, label: str, settings: Sequence[Setting], cards: Sequenc
     """Draw one group below what is there: its label, then its cards, each linked to the one before."""
     y = canvas.y
     if label:
-        canvas.parts.append(f'<text class="group" x="0" y="{y + 19}">{_short(label, 24)}</text>')
+        canvas.parts.append(f'<text class="group" x="0" y="{y + 19}">{shortened(label, 24)}</text>')
         canvas.parts += _settings_at(settings, 0, y + 21, CARD)
     height = PAD + LINE * (1 + max(len(inside) for _, inside in cards)) + 4
     bottom = y
@@ -181,7 +189,7 @@ def _card(box: Box, title: str, settings: Sequence[Setting]) -> str:
     x, y = box.x, box.y
     outline = f'<rect class="card" x="{x}" y="{y}" width="{CARD}" height="{box.height}" rx="5"/>'
     base = y + PAD + 9 if settings else y + box.height // 2 + 4
-    head = f'<text class="name" x="{x + PAD}" y="{base}">{_short(title, 22)}</text>'
+    head = f'<text class="name" x="{x + PAD}" y="{base}">{shortened(title, 22)}</text>'
     lines = _settings_at(settings, x + PAD, y + PAD + 9, CARD - 2 * PAD)
     return outline + head + "".join(lines)
 
@@ -191,9 +199,14 @@ def _settings_at(settings: Sequence[Setting], x: int, y: int, width: int) -> lis
 
 
 def _setting(setting: Setting, x: int, y: int, width: int) -> str:
-    """Draw `kernel 5 . o .`: name, option, and one dot for each option with the chosen one filled."""
-    text = f'<text x="{x}" y="{y}">{_short(setting.leaf, max(5, 15 - len(spoken(setting.option))))}</text>'
-    value = f'<text class="value" x="{x + width - 46}" y="{y}">{_short(spoken(setting.option), 9)}</text>'
+    """Draw `kernel 5 . o .`: name, option, and one dot for each option with the chosen one filled.
+
+    Without a name it is an operation, which has the line for itself.
+    """
+    if not setting.leaf:
+        return f'<text x="{x}" y="{y}">{shortened(spoken(setting.option), 21)}</text>'
+    text = f'<text x="{x}" y="{y}">{shortened(setting.leaf, max(5, 15 - len(spoken(setting.option))))}</text>'
+    value = f'<text class="value" x="{x + width - 46}" y="{y}">{shortened(spoken(setting.option), 9)}</text>'
     if not 1 < setting.count <= 6:
         return text + value
     first = x + width - 3 - 7 * (setting.count - 1)
@@ -214,5 +227,6 @@ def spoken(option: object) -> str:
     return f"{option:g}" if isinstance(option, float) else str(option)
 
 
-def _short(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
+    """Return text for an SVG, with an ellipsis where it is longer than `most` letters."""
     return escape(text if len(text) <= most else text[: most - 1] + "…")

@@ -11,11 +11,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sartor.architecture import Architecture
 from sartor.atomic import write_bytes, write_json
+from sartor.report.cells import drawn_cells
 from sartor.report.diagram import block_diagram, spoken
+from sartor.report.evolution import learned
 from sartor.report.figures import front_figure, latency_figure, search_figure, training_figure
 from sartor.report.image import front_image
+from sartor.report.palette import SERIES_DARK, SERIES_LIGHT
 from sartor.report.progress import Point, progress, question
 from sartor.report.reading import Json, Record, mapping, number, read_run
 from sartor.report.summary import summarise
@@ -43,11 +45,13 @@ def write_report(run_folder: Path) -> Path:
     page = run_folder / "report.html"
     write_json(run_folder / "report.json", summary)
     write_bytes(run_folder / "front.png", image)
-    write_bytes(page, _page(record, summary, points, image).encode())
+    charts, entropy = learned(record, run_folder)
+    weights = {"charts": Markup(charts), "entropy": entropy, "read_out": record.part("read_out").get("id")}
+    write_bytes(page, _page(record, summary, points, image, weights).encode())
     return page
 
 
-def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) -> str:
+def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes, weights: Json) -> str:
     figures = {
         "front": front_figure(summary, points),
         "latency": latency_figure(record),
@@ -57,12 +61,18 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) 
     for place, other in enumerate(summary["other_targets"]):
         found = front_figure(other, progress(record.trials, question(record, other["target"])))
         figures[f"front-{place + 2}"] = found
+    cells, diagram = _diagrams(record, summary)
     return rendered(
         "page.html.jinja",
         {name: figure for name, figure in figures.items() if figure is not None},
+        light=SERIES_LIGHT,
+        dark=SERIES_DARK,
         summary=summary,
         name=record.name,
-        diagram=_diagram(record, summary),
+        graphs=cells,
+        diagram=diagram,
+        weights=weights,
+        method=str(record.part("arguments").get("method") or "bignas"),
         shown=SHOWN,
         listed=_has_index_list(record),
         reach=_reach(summary),
@@ -73,16 +83,20 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes) 
     )
 
 
-def _diagram(record: Record, summary: Json) -> Markup | None:
-    """Draw the recommended network; while there is none, nothing is singled out."""
+def _diagrams(record: Record, summary: Json) -> tuple[list[tuple[str, Markup]], Markup | None]:
+    """Draw the recommended network, its cells apart; while there is none, nothing is singled out."""
     if record.best is None:
-        return None
+        return [], None
     shape = mapping(record.part("task").get("preprocessing"))
     sizes = [number(shape.get(key)) for key in ("channels", "height", "width")]
     source = f"input {' x '.join(f'{size:.0f}' for size in sizes if size)}" if all(sizes) else "input"
     classes = summary["asked"]["classes"]
-    arch: Architecture = record.best.arch
-    return Markup(block_diagram(arch, record.space, source, f"{classes:.0f} classes" if classes else "output"))
+    drawn, rest = drawn_cells(record.best.arch)
+    cells = [(name, Markup(svg)) for name, svg in drawn]
+    if cells and not rest:
+        return cells, None
+    space = record.space if len(rest) == len(record.best.arch) else None
+    return cells, Markup(block_diagram(rest, space, source, f"{classes:.0f} classes" if classes else "output"))
 
 
 def _has_index_list(record: Record) -> bool:

@@ -21,7 +21,8 @@ Differs from the published code:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,14 +43,23 @@ class Cell(nn.Module):
     """The searched cell, whose edges hold one of five operations: (N, C, H, W) -> the same shape."""
 
     def __init__(
-        self, width: int, choices: Mapping[str, Choice], affine: bool = True, track_running_stats: bool = True
+        self,
+        width: int,
+        choices: Mapping[str, Choice],
+        affine: bool = True,
+        track_running_stats: bool = True,
+        mixed: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.edges = nn.ModuleDict()
+
+        def make(width: int) -> dict[str, nn.Module]:
+            return {one: _operation(one, width, affine, track_running_stats) for one in OPERATIONS}
+
         for name, choice in choices.items():
-            mixed = OneOf({one: _operation(one, width, affine, track_running_stats) for one in OPERATIONS})
-            mixed.choice = choice  # one decision for all cells
-            self.edges[name] = mixed
+            edge: Any = OneOf(make(width)) if mixed is None else mixed(make, width, 1)
+            edge.choice = choice  # one decision for all cells
+            self.edges[name] = edge
 
     def forward(self, x: Tensor) -> Tensor:
         """The output node: each node is the sum of its incoming edges."""
@@ -91,6 +101,8 @@ class NASBench201(nn.Module):
         cells: in each of the three stages.
         affine: whether the cells' batch norms have scales and shifts; a search goes without.
         track_running_stats: whether the cells' batch norms keep statistics, or use each batch's own, as in a search.
+        mixed: makes an edge, `mixed(make, width, 1)` with `make(width)` the operations by name, and has a `choice`; a
+            `OneOf` of them if None.
 
     Raises ValueError for images smaller than 4x4.
     """
@@ -105,6 +117,7 @@ class NASBench201(nn.Module):
         cells: int = 5,
         affine: bool = True,
         track_running_stats: bool = True,
+        mixed: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         if min(size) < 4:
@@ -118,7 +131,7 @@ class NASBench201(nn.Module):
                 self.layers.append(ResidualBlock(width, 2 * width))
                 width *= 2
             for _ in range(cells):
-                self.layers.append(Cell(width, choices, affine, track_running_stats))
+                self.layers.append(Cell(width, choices, affine, track_running_stats, mixed))
         self.last_norm = nn.BatchNorm2d(width)
         self.classifier = nn.Linear(width, classes)
         self.reset_parameters()
