@@ -95,10 +95,7 @@ def search(
     if resume and force:
         raise ValueError("--resume continues a run and --force replaces it; give one of them")
     targets = target or ["onnxruntime"]
-    for family, named in (("targets", targets), ("spaces", [space]), ("strategies", [strategy])):
-        for one in named:
-            names.check(family, one)
-    names.check_search(method)
+    _check_names(targets, space, strategy, method)
     if _may_write(out, resume=resume, force=force):
         check_same(out, context)
         if warning := unused_budget(out, context):
@@ -285,6 +282,14 @@ def _never_began(folder: Path) -> bool:
     """Say whether a folder holds no more than a search leaves that was killed before it wrote its record."""
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return bool(found) and found <= {"run.lock", "run.json.tmp"}
+
+
+def _check_names(targets: Iterable[str], space: str, strategy: str, method: str) -> None:
+    """Raise ValueError for a name that nothing has, or a method that searches nothing."""
+    for family, named in (("targets", targets), ("spaces", [space]), ("strategies", [strategy])):
+        for one in named:
+            names.check(family, one)
+    names.check_search(method)
 
 
 def _check_work(budget: float | None, steps: int | None, trials: int | None) -> None:
