@@ -7,6 +7,7 @@ import copy
 import math
 import operator
 import pickle
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -362,7 +363,12 @@ def test_kept_weighs_indices_and_no_options() -> None:
     assert choice.is_soft and choice.hard is None
     assert choice.mask(LIKE) is beta
     assert take(torch.ones(3, dtype=torch.float64), choice).tolist() == [0.5, 2.0, 0.0]
-    for read in (lambda: choice.weights, lambda: choice.probabilities(LIKE), lambda: Derived(len_of, choice).weights):
+    reads: list[Callable[[], object]] = [
+        lambda: choice.weights,
+        lambda: choice.probabilities(LIKE),
+        lambda: Derived(len_of, choice).weights,
+    ]
+    for read in reads:
         with pytest.raises(ValueError, match=r"(?s)pairs.*under Kept: it has a weight for each index"):
             read()
     with pytest.raises(ValueError, match="soft"):

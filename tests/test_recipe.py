@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sartor.oneshot import Recipe
-from sartor.oneshot._recipe import RMSProp
+from sartor.rmsprop import RMSProp
 
 
 @pytest.mark.parametrize("steps", [1_000, 37_123])

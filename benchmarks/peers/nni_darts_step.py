@@ -18,9 +18,9 @@ from torch import nn
 
 logging.disable(logging.WARNING)
 
-from nni.nas.hub.pytorch.nasnet import DARTS as Space  # noqa: E402
-from nni.nas.space import model_context  # noqa: E402,F401
-from nni.nas.strategy import DARTS  # noqa: E402
+from nni.nas.hub.pytorch.nasnet import DARTS as Space  # type: ignore[import-not-found]  # noqa: E402
+from nni.nas.space import model_context  # type: ignore[import-not-found]  # noqa: E402,F401
+from nni.nas.strategy import DARTS  # type: ignore[import-not-found]  # noqa: E402
 
 
 def main() -> None:
@@ -42,10 +42,10 @@ def main() -> None:
     for _ in sys.stdin:
         start = time.process_time()
         of_alphas.zero_grad()
-        nn.functional.cross_entropy(net(x[0]), y[0]).backward()
+        nn.functional.cross_entropy(net(x[0]), y[0]).backward()  # type: ignore[no-untyped-call]
         of_alphas.step()
         of_weights.zero_grad()
-        nn.functional.cross_entropy(net(x[1]), y[1]).backward()
+        nn.functional.cross_entropy(net(x[1]), y[1]).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 5.0)
         of_weights.step()
         print(time.process_time() - start, flush=True)

@@ -23,8 +23,8 @@ def main() -> None:
     torch.manual_seed(0)
     asked = json.loads(sys.stdin.readline())
     sys.path.insert(0, asked["folder"])
-    from xautodl.models.cell_operations import SearchSpaceNames
-    from xautodl.models.cell_searchs import nas201_super_nets
+    from xautodl.models.cell_operations import SearchSpaceNames  # type: ignore[import-not-found]
+    from xautodl.models.cell_searchs import nas201_super_nets  # type: ignore[import-not-found]
 
     kind = nas201_super_nets["DARTS-V1" if asked["network"] == "DARTS" else "GDAS"]
     net = kind(16, 5, 4, 10, SearchSpaceNames["nas-bench-201"], False, False)
@@ -41,11 +41,11 @@ def main() -> None:
     for _ in sys.stdin:
         start = time.process_time()
         of_weights.zero_grad()
-        nn.functional.cross_entropy(net(x[0])[1], y[0]).backward()
+        nn.functional.cross_entropy(net(x[0])[1], y[0]).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 5.0)
         of_weights.step()
         of_alphas.zero_grad()
-        nn.functional.cross_entropy(net(x[1])[1], y[1]).backward()
+        nn.functional.cross_entropy(net(x[1])[1], y[1]).backward()  # type: ignore[no-untyped-call]
         of_alphas.step()
         print(time.process_time() - start, flush=True)
 

@@ -165,7 +165,9 @@ def test_a_search_spends_trainings_before_it_has_a_network(done: Path) -> None:
 
 def test_every_search_has_its_row_and_one_that_fails_stops_no_other(done: Path) -> None:
     rows = parquet.read_table(done / "methods.parquet").to_pylist()
-    assert [(row["entry"], row["seed"]) for row in rows] == [(e, s) for e in ("gdas", "darts", "Halting") for s in (0, 1)]
+    assert [(row["entry"], row["seed"]) for row in rows] == [
+        (e, s) for e in ("gdas", "darts", "Halting") for s in (0, 1)
+    ]
     assert [row["rank"] is None for row in rows] == [False] * 5 + [True]
     assert "the loss is nan at step 7" in rows[-1]["note"]
     for row in rows[:-1]:

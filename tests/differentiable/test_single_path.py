@@ -88,8 +88,9 @@ def test_superkernels_are_found_by_gates_and_sizes() -> None:
     assert [one.expand for one in found] == [(f"{name}.expand", (3, 6)) for name in names]
     assert [one.skip is None for one in found] == [False, True, False, True, False]
     for one in found:
-        channels = one.conv.weight.shape[0]
-        assert one.conv.weight.shape[2:] == (5, 5) and one.bounds == (0, channels // 2, channels)
+        weight: Any = one.conv.weight
+        channels = weight.shape[0]
+        assert weight.shape[2:] == (5, 5) and one.bounds == (0, channels // 2, channels)
 
 
 def test_weights_are_the_superkernel(net: Superkernels) -> None:

@@ -87,8 +87,9 @@ def soft(network: nn.Module, hot: bool) -> Callable[[], dict[str, Tensor | Kept]
 
 
 def cell(network: nn.Module, place: int) -> nn.Module:
-    found = getattr(network, "cells", None) or network.layers
-    return found[place]  # type: ignore[no-any-return]
+    found: Any = getattr(network, "cells", None) or network.layers
+    one: nn.Module = found[place]
+    return one
 
 
 def small_darts(**arguments: Any) -> DartsNetwork:
@@ -130,7 +131,7 @@ def test_together_is_as_apart(case: str, training: bool, hot: bool, monkeypatch:
 
 def test_nodes_together_are_as_one_after_the_other() -> None:
     torch.manual_seed(0)
-    cell = DartsNetwork(3, 1, (8, 8), width=2, cells=3).double().cells[0]
+    cell: Any = DartsNetwork(3, 1, (8, 8), width=2, cells=3).double().cells[0]
     states = [torch.randn(2, 2, 8, 8, dtype=torch.float64) for _ in range(2)]
     with activated(cell, soft(cell, hot=False)()):
         found = graph(list(cell.nodes), states)
@@ -143,7 +144,7 @@ def test_nodes_together_are_as_one_after_the_other() -> None:
 
 def test_a_pool_of_several_edges_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    pools = [Pool("max", 3, 2, searching=True) for _ in range(4)]
+    pools: list[Any] = [Pool("max", 3, 2, searching=True) for _ in range(4)]
     for pool in pools:
         pool[0].register_forward_hook(lambda *_: calls.append(1))
     weight = torch.tensor(0.5)
@@ -165,7 +166,7 @@ def test_none_does_not_run_beside_others() -> None:
 
 
 def test_a_search_norm_has_no_scale() -> None:
-    norm = ReLUConvBN(2, 2, 3, affine=False, track_running_stats=False)[2]
+    norm: Any = ReLUConvBN(2, 2, 3, affine=False, track_running_stats=False)[2]
     assert norm.weight is None and norm.running_mean is None
 
 

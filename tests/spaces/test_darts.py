@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_genotypes_that_cannot_be_read(old: str, new: str, message: str) -> None
 
 def test_reduction_cells_are_at_one_and_two_thirds() -> None:
     for cells, places in ((8, [2, 5]), (20, [6, 13])):
-        net = ghost(cells=cells)
+        net: Any = ghost(cells=cells)
         assert [i for i, cell in enumerate(net.cells) if "reduce" in str(cell.nodes[0].kept.name)] == places
     assert ghost().classifier.in_features == 4 * 64
 
@@ -222,10 +223,11 @@ def test_the_auxiliary_head_reads_the_second_reduction() -> None:
 
 
 def test_drop_path_spares_identities_and_follows_progress() -> None:
-    big = ghost(form="evaluation", drop_path=0.2)
+    big: Any = ghost(form="evaluation", drop_path=0.2)
     for cell in big.cells:
         for mixed in (one for one in cell.modules() if isinstance(one, OneOf)):
-            for name, operation in mixed.items():
+            operations: Mapping[str, Any] = dict(mixed.items())
+            for name, operation in operations.items():
                 spared = isinstance(operation, nn.Identity)
                 assert spared or isinstance(operation[1], DropPath)
                 assert not spared or name == "skip_connect"

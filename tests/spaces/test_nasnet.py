@@ -126,7 +126,8 @@ def test_a_cell_gives_out_what_no_block_reads() -> None:
     arch = dict(search_space(net).smallest())
     arch |= {f"{kind}_combine_{b}": "add" for kind in ("normal", "reduce") for b in range(3)}
     arch |= {"normal_input_1a": "block_0", "normal_input_2b": "last", "normal_combine_2": "concat"}
-    cell: Any = extract(net, arch).cells[0]  # type: ignore[union-attr,index]
+    extracted: Any = extract(net, arch)
+    cell: Any = extracted.cells[0]
     assert cell.output == (*range(8, 12), *range(16, 24))  # block 1 adds, block 2 concatenates, block 0 is read
     with activated(net, arch):
         assert net.cells[0].output.value == cell.output  # type: ignore[union-attr]
