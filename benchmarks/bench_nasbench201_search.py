@@ -91,7 +91,9 @@ def supernet(mixed: Any, side: int) -> nn.Module:
 
 def _operations(name: str, choice: Choice, width: int) -> dict[str, nn.Module]:
     """The operations of an edge in another width."""
-    return dict(Cell(width, {name: choice}, False, False).edges[name].items())  # type: ignore[operator]
+    edge = Cell(width, {name: choice}, False, False).edges[name]
+    assert isinstance(edge, OneOf)
+    return dict(edge.items())
 
 
 class EntangledEdge(nn.Module):
@@ -104,9 +106,12 @@ class EntangledEdge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The weighted sum of all operations."""
-        weights = dict(zip(self.choice.options, self.choice.weights.unbind(), strict=True))  # type: ignore[union-attr]
-        _, convolution, norm = self.operations["nor_conv_3x3"].children()  # type: ignore[misc]
+        soft = self.choice.weights
+        assert soft is not None
+        weights = dict(zip(self.choice.options, soft.unbind(), strict=True))
+        _, convolution, norm = self.operations["nor_conv_3x3"].children()
         both = weights["nor_conv_1x1"] + weights["nor_conv_3x3"]
+        assert isinstance(convolution, nn.Conv2d)
         centre = torch.zeros_like(convolution.weight)
         centre[:, :, 1, 1] = 1.0
         kernel = convolution.weight * (weights["nor_conv_3x3"] + weights["nor_conv_1x1"] * centre) / both

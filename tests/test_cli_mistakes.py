@@ -14,7 +14,7 @@ import pytest
 from sartor.cli import main
 from sartor.costs import CostStore
 from sartor.protocols import Measurement
-from sartor.recipes import profiling
+from sartor.recipes import _profile_bench, profiling
 from sartor.recipes.job import Job
 from sartor.run import Run
 from sartor.targets import load_target
@@ -282,7 +282,7 @@ WRONG: dict[str, tuple[Make, str]] = {
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a limit can be met is known from a few hasty measurements as well."""
     monkeypatch.setattr(profiling, "SAMPLES", 3)
-    monkeypatch.setattr(profiling, "SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr(_profile_bench, "SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("few_samples")

@@ -174,9 +174,10 @@ def test_every_search_has_its_row_and_one_that_fails_stops_no_other(done: Path) 
         assert row["regret"] >= 0.0 and 1.0 <= row["rank"] <= 64.0 and row["search_passes"] == 6
     methods = json.loads((done / "report.json").read_text())["methods"]
     assert {row["name"]: row["seeds"] for row in methods["rows"]} == {"gdas": 2, "darts": 2, "Halting": 1}
-    chance, skips, best = methods["baselines"]
+    chance, skips, largest, best = methods["baselines"]
     assert (chance["name"], chance["rank"], chance["skips"]) == ("one at random", pytest.approx(32.5), 0.25)
     assert (skips["name"], skips["skips"]) == ("all skip", 1.0) and skips["regret"] > 40.0
+    assert (largest["name"], largest["rank"], largest["skips"]) == ("largest", 1.0, 0.0)
     assert (best["name"], best["rank"], best["regret"]) == ("optimum", 1.0, 0.0)
 
 

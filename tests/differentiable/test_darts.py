@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -151,6 +152,33 @@ def test_a_second_order_gradient_leaves_weights_and_statistics_bit_for_bit() -> 
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize("fails", ["validation", "a side of the difference"])
+def test_a_second_order_gradient_that_fails_leaves_the_weights_too(fails: str) -> None:
+    net = Mixture()
+    descent = net.descent(Recipe(lr=0.5))
+    before = [p.detach().clone() for p in descent.weight_parameters]
+    calls: list[int] = []
+
+    def train() -> Tensor:
+        calls.append(1)
+        if fails != "validation" and len(calls) == 3:
+            raise ValueError("the loss is nan")
+        return net.loss(0)
+
+    with pytest.raises(ValueError, match="is nan"):
+        unrolled(descent, train, lambda: net.loss(1) * (float("nan") if fails == "validation" else 1.0))
+    assert all(map(torch.equal, descent.weight_parameters, before))
+
+
+@pytest.mark.parametrize(("order", "passes"), [(1, 2), (2, 5)])
+def test_the_passes_of_a_step(order: int, passes: int) -> None:
+    learner = search(order=order)
+    forwards: list[int] = []
+    learner.net.register_forward_hook(lambda *_: forwards.append(1))
+    learner.step(toy_pair(0))
+    assert len(forwards) == passes
+
+
 def _forward(learner: DARTS, images: Tensor) -> Tensor:
     return logits_of(learner.net, learner.mixture(), images)
 
@@ -178,14 +206,19 @@ def test_the_first_order_gradient_is_that_of_central_differences_of_the_validati
 
 
 def test_alpha_steps_first_and_the_weights_on_what_it_then_is() -> None:
-    learner = search(order=1)
+    learner = search(order=1, recipe=Recipe(alpha_lr=0.5))
     seen: list[str] = []
+    before, old = copy.deepcopy(learner.net), learner.mixture(fixed=True)
     descent = learner.descent
     alphas, weights = descent.step_architecture, descent.step_weights
     descent.step_architecture = lambda g: (seen.append("alpha"), alphas(g))[1]  # type: ignore[assignment, func-returns-value]
     descent.step_weights = lambda g: (seen.append("w"), weights(g))[1]  # type: ignore[assignment, func-returns-value]
-    learner.step(toy_pair(0))
+    loss = learner.step(toy_pair(0))["loss"]
     assert seen == ["alpha", "w"]
+    images, labels = toy_pair(0)[0]
+    new = F.cross_entropy(logits_of(before, learner.mixture(), images), labels)
+    assert loss == pytest.approx(float(new.detach()), rel=1e-5)
+    assert loss != pytest.approx(float(F.cross_entropy(logits_of(before, old, images), labels).detach()), rel=1e-3)
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -166,6 +166,8 @@ def test_the_share_is_no_part_of_the_space() -> None:
     net = sparse(Slots(), 0.1)
     with pytest.raises(ValueError, match="before the network is sparse"):
         DASS(net, search_space(net), steps=10)
+    with pytest.raises(ValueError, match="order is 3"):
+        learner(order=3)
     with pytest.raises(ValueError, match="no mask"):
         HYDRA(Slots(), steps=10)
 
@@ -178,6 +180,17 @@ def hydra(keep: float = 0.25) -> HYDRA:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_hydra_is_a_learner(law: Any) -> None:
     law(lambda: hydra(0.5), toy_batch)
+
+
+@pytest.mark.parametrize("step", [0, 12, 18])
+def test_a_loss_that_is_not_a_number_stops_hydra_before_anything_changes(step: int) -> None:
+    made = hydra()
+    made.descent.done = step
+    before = [p.detach().clone() for p in made.net.parameters()]
+    images, labels = toy_batch(0)
+    with pytest.raises(ValueError, match=f"is nan at step {step + 1}, on batch {step}"):
+        made.step((images * float("nan"), labels))
+    assert all(map(torch.equal, made.net.parameters(), before))
 
 
 def test_hydra_prunes_with_frozen_weights_and_tunes_with_a_frozen_mask() -> None:

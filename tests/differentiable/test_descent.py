@@ -35,6 +35,12 @@ def same(module: nn.Module, before: list[Tensor]) -> bool:
     return all(map(torch.equal, module.parameters(), before))
 
 
+def test_a_negative_number_of_steps_is_refused() -> None:
+    net = Slots()
+    with pytest.raises(ValueError, match="steps is -1"):
+        Descent(net, Alphas(net, search_space(net)), steps=-1, recipe=Recipe())
+
+
 def test_the_learning_rate_follows_half_a_cosine() -> None:
     recipe = Recipe()
     rates = [recipe.learning_rate(done, 10) for done in range(11)]

@@ -69,6 +69,11 @@ def test_theta_waits_ten_epochs_of_ninety_then_gets_the_last_fifth_of_each() -> 
     assert sum(theta) == 80 * 2
 
 
+def test_theta_that_is_frozen_throughout_is_refused() -> None:
+    with pytest.raises(ValueError, match="theta is frozen for 90 of 90 epochs: leave it at least one"):
+        fbnet(frozen=90)
+
+
 def test_a_step_moves_one_group_alone() -> None:
     learner = fbnet(steps=50)
     for step in range(12):

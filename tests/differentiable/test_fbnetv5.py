@@ -179,6 +179,25 @@ def test_nothing_to_learn_is_an_error() -> None:
         FBNetV5(net, search_space(net), {}, steps=3)
 
 
+def test_all_samples_are_effective_while_tasks_agree_and_fewer_once_they_part() -> None:
+    learner = search(uniform=0.0)
+    with torch.no_grad():
+        for name in learner.tasks:
+            learner.of(name).table.zero_()
+    learner.descent.alpha_optimizer.param_groups[0]["lr"] = 0.0
+    assert [learner.step(pair_for(learner, step))["effective"] for step in range(3)] == pytest.approx([1.0] * 3)
+    with torch.no_grad():
+        learner.of("task0").table[:, 0] = 9.0
+        learner.of("task1").table[:, 1] = 9.0
+    assert learner.step(pair_for(learner, 3))["effective"] < 0.95
+
+
+def test_a_batch_without_the_labels_of_a_task_is_refused() -> None:
+    learner = search(2)
+    with pytest.raises(ValueError, match="no labels for 'task1', but for task0: add them"):
+        learner.step((batch(0, ["task0"]), batch(1, ["task0"])))
+
+
 def test_baselines_are_part_of_the_state() -> None:
     one, two = search(), search()
     one.step(pair_for(one))

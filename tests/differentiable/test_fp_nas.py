@@ -170,6 +170,15 @@ def test_without_a_cost_the_weights_are_those_of_parsec() -> None:
     torch.testing.assert_close(learner.log_weights(logs, costs), torch.tensor([-1.0, -7.0, -2.0]))
 
 
+def test_the_weights_of_a_network_over_the_target_count_less_as_in_the_distribution() -> None:
+    learner = fpnas(cost=lambda arch: 9.0 if arch["first"] == "op0" else 1.0, penalty=hinge(100.0, 1.0))
+    several = [torch.tensor([0, 0]), torch.tensor([1, 0])]
+    learner.drawn = lambda purpose, count: several  # type: ignore[method-assign]
+    (dear, _), (cheap, loss) = learner.losses(pair(0)[0], 2)
+    assert float(cheap) == pytest.approx(-float(loss.detach()) / learner.temperature)
+    assert float(importance_weights(torch.stack([dear, cheap]))[0]) < 1e-6
+
+
 def test_the_cost_is_of_each_architecture_as_a_whole() -> None:
     def cost(arch: Architecture) -> float:
         return 5.0 if arch["first"] == arch["second"] else 1.0  # no sum over choices

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ from candidate_networks import Candidates, gradients_of_steps, pair
 from sartor.differentiable.descent import logits_of
 from sartor.differentiable.diagnostics import calls, saved_activations
 from sartor.differentiable.gdas import GDAS
-from sartor.differentiable.mixers import mixed, zero_valued
+from sartor.differentiable.mixers import gated, mixed, zero_valued
 from sartor.differentiable.relaxations import draws, straight_through
 from sartor.supernet import search_space
 
 
-def gdas(count: int = 3, steps: int = 10) -> GDAS:
+def gdas(count: int = 3, steps: int = 10, **options: Any) -> GDAS:
     net = Candidates(count)
-    return GDAS(net, search_space(net), steps=steps)
+    return GDAS(net, search_space(net), steps=steps, **options)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
@@ -69,8 +70,28 @@ def test_the_gradient_of_the_weights_is_that_of_the_output_for_the_drawn_one_and
     torch.testing.assert_close(found, torch.tensor([others, float((upstream * x**2).sum()), others]))
 
 
-def test_memory_does_not_grow_with_the_number_of_operations() -> None:
-    few, many = (saved_activations(partial(gdas(count).step, pair(0))) for count in (2, 8))
+def test_with_gates_the_logits_have_the_gradient_of_the_straight_through_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = gdas(mix=gated)
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr(learner.descent, "step_weights", lambda _: None)
+    monkeypatch.setattr(learner.descent, "step_architecture", found.extend)
+    learner.step(pair(0))
+    learner.descent.done = 0  # the same draw again
+
+    def every(row: torch.Tensor, operations: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([w * o(x) for w, o in zip(row, operations, strict=True)]).sum(0)
+
+    images, labels = pair(0)[1]
+    out = logits_of(learner.net, mixed(learner.alphas.assignment(learner.draw("alphas")), every), images)
+    (wanted,) = torch.autograd.grad(nn.functional.cross_entropy(out, labels), learner.alphas.table)
+    torch.testing.assert_close(found[0], wanted, atol=1e-6, rtol=1e-4)
+    counted = calls(learner.net, lambda: learner.step(pair(0)))
+    assert sum(times for name, times in counted.items() if name.endswith(".1") and "op" in name) == 2 * (1 + 3)
+
+
+@pytest.mark.parametrize("mix", [zero_valued, gated])
+def test_memory_does_not_grow_with_the_number_of_operations(mix: Any) -> None:
+    few, many = (saved_activations(partial(gdas(count, mix=mix).step, pair(0))) for count in (2, 8))
     assert abs(many - few) < 0.005 * few  # rows of logits
 
 

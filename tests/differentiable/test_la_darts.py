@@ -130,6 +130,9 @@ def test_arguments_that_do_not_fit_say_so() -> None:
     learner = search(cost=cost_table(other, lambda arch: 1.0))
     with pytest.raises(ValueError, match="asks for 'elsewhere', which is not searched"):
         learner.step(toy_pair(0))
+    learner = search(cost=cost_table(SearchSpace({"slot_0": ("skip", "conv_9x9")}), lambda arch: 1.0))
+    with pytest.raises(ValueError, match="asks for 'conv_9x9' of 'slot_0', which is not searched"):
+        learner.step(toy_pair(0))
 
 
 class TestCells:
@@ -161,6 +164,12 @@ class TestCells:
         assert sorted(kept) == sorted(wanted)
         assert len(kept) == 16  # the paper's number of ones
         np.testing.assert_allclose(code.detach().numpy(), onehot(known, [arch])[0], atol=1e-6)
+
+    def test_a_cost_that_knows_no_nodes_is_refused(self) -> None:
+        net, alphas, known = self.made()
+        edges = SearchSpace({name: options for name, options in known.choices.items() if "_op_" in name})
+        with pytest.raises(ValueError, match="knows no choice 'normal_inputs_2'"):
+            near_networks(alphas, net, softmax(alphas.logits), edges)
 
     def test_every_alpha_of_an_operation_has_a_gradient(self) -> None:
         net, alphas, known = self.made()

@@ -8,20 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from contracts.learner_contract import LAWS
 from sartor.costs import cost_table
+from sartor.differentiable.alphas import Alphas
 from sartor.differentiable.balanced_mixture import BalancedMixture
 from sartor.differentiable.darts import DARTS
 from sartor.differentiable.darts_pt import DARTSPT
 from sartor.differentiable.darts_pt_fixed import FixedAlphas
 from sartor.differentiable.dass import DASS
-from sartor.differentiable.descent import Recipe
+from sartor.differentiable.descent import Descent, Recipe
 from sartor.differentiable.fbnet import FBNet
 from sartor.differentiable.fbnetv5 import FBNetV5
 from sartor.differentiable.fp_nas import FPNAS
 from sartor.differentiable.gdas import GDAS
 from sartor.differentiable.la_darts import LADARTSSearch
+from sartor.differentiable.mixers import gated
 from sartor.differentiable.parsec import PARSEC
 from sartor.differentiable.pc_darts import PCDARTS
 from sartor.differentiable.proxylessnas import ProxylessNAS
@@ -86,6 +89,7 @@ LEARNERS: dict[str, Callable[[], Any]] = {
     "dass-long": made(DASS, keep=0.5, order=1, cost=TABLE),
     "snas": made(SNAS, cost=TABLE),
     "gdas": made(GDAS, cost=TABLE),
+    "gdas-gated": made(GDAS, mix=gated),
     "fbnet": made(FBNet, cost=TABLE, frozen=0),
     "proxylessnas": made(ProxylessNAS, cost=TABLE, **ONE_PATH),
     "proxylessnas-two": made(ProxylessNAS, mode="two", **ONE_PATH),
@@ -117,3 +121,27 @@ def test_the_architecture_is_one_of_the_space(make: Callable[[], Any]) -> None:
     learner.step(batch)
     assert first in space
     assert learner.architecture() in space
+
+
+@pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS)
+def test_no_weight_optimiser_has_logits(make: Callable[[], Any]) -> None:
+    learner = make()
+    parts = [part for one in (learner, getattr(learner, "search", None)) if one for part in vars(one).values()]
+    parts += [part for several in parts if isinstance(several, list) for part in several]
+    descents = [part for part in parts if isinstance(part, Descent)]
+    logits = [
+        id(parameter)
+        for part in parts
+        if isinstance(part, nn.Module)
+        for module in part.modules()
+        if isinstance(module, Alphas)
+        for parameter in module.parameters()
+    ]
+    held = {
+        id(parameter)
+        for descent in descents
+        for group in descent.weight_optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert held and held.isdisjoint(logits)
+    assert logits or isinstance(learner, SinglePathNAS | BalancedMixture)  # they have none

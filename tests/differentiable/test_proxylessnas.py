@@ -269,3 +269,9 @@ def test_a_penalty_of_losses_is_no_reward() -> None:
     cost = table(net, [5.0, 1.0, 3.0])
     with pytest.raises(ValueError, match="would be maximised with the reward"):
         ProxylessNAS(net, search_space(net), steps=9, mode="reinforce", cost=cost)
+
+
+@pytest.mark.parametrize("counts", [{"every": 0}, {"samples": 0}, {"epochs": 0}, {"warm_up": -1}])
+def test_counts_that_leave_nothing_to_do_are_refused(counts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="warm_up can be 0, and each other is at least 1"):
+        proxyless(**counts)

@@ -76,6 +76,17 @@ def test_the_fixed_point_of_the_solvable_problem(
     assert solved(coupling, coupling, sweeps) == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_sweep_uses_what_it_has_just_moved() -> None:
+    """Gauss-Seidel: y sees the new w, and alpha the new ones of both."""
+    alpha, w, y = 2.0, -2.0, -2.0
+    lambda_, beta = 2.0, 3.0
+    rate = 0.9 / (2 * lambda_ + beta)
+    w -= rate * (lambda_ * 2.0 * (w - alpha) + beta * (w - y))
+    y -= rate * (alpha + beta * (y - w))
+    alpha -= rate * (lambda_ * -2.0 * (w - alpha) + y - 2.0)
+    assert solved(lambda_, beta, 1) == pytest.approx((alpha, w, y), abs=1e-12)
+
+
 def test_the_error_vanishes_as_the_coupling_grows() -> None:
     errors = [abs(point(c, c)[0] - 1.0) for c in (2.0, 10.0, 50.0, 1e3, 1e6)]
     assert errors == sorted(errors, reverse=True)
@@ -192,7 +203,7 @@ def test_the_gradient_of_the_alphas_is_the_sum_of_those_of_the_copies() -> None:
 
 
 def test_a_sweep_takes_four_backward_passes() -> None:
-    """Second-order DARTS takes five (and six forward ones)."""
+    """Second-order DARTS takes five."""
     made = learner()
     forwards = []
     handles = [net.register_forward_hook(lambda *_: forwards.append(1)) for net in (made.net, made.copy)]
@@ -235,3 +246,6 @@ def test_a_cost_pulls_the_alphas_and_is_told() -> None:
 def test_a_tie_too_strong_for_the_learning_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="lower either"):
         learner(beta=100.0)
+    for weight in ({"lambda_": -1.0}, {"beta": -1.0}):
+        with pytest.raises(ValueError, match="0 or more"):
+            learner(**weight)

@@ -127,3 +127,6 @@ def test_what_cannot_be_is_refused() -> None:
         learner(snapshots=0)
     with pytest.raises(ValueError, match="soft"):
         learner(voting="loud")
+    for wrong in ({"every": 0}, {"ramp": 5}):
+        with pytest.raises(ValueError, match="a share of the steps, and at least 1"):
+            learner(**wrong)

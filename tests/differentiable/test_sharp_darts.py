@@ -115,6 +115,13 @@ def learner(**keywords: Any) -> SharpDARTS:
     return SharpDARTS(Slots(), SPACE, **{"steps": 20, "recipe": Recipe(lr=0.2), **keywords})
 
 
+def test_the_defaults_are_those_of_the_published_search() -> None:
+    made = SharpDARTS(Slots(), SPACE, steps=120)
+    assert made.descent.recipe == Recipe(lr=0.025, lr_min=1e-4)
+    assert made.descent.schedule == CosinePower(0.025, 1e-4, 2.0, 5 / 120)
+    assert not made.detach
+
+
 def test_the_operations_have_the_weights_of_max_w() -> None:
     made = learner()
     for step in range(3):

@@ -17,6 +17,7 @@ from sartor.differentiable.diagnostics import saved_activations
 from sartor.differentiable.penalties import add
 from sartor.differentiable.tanglenas import SAMPLERS, Sampler, TangleNAS
 from sartor.nn import Conv2d
+from sartor.spaces.darts import DartsNetwork
 from sartor.spaces.entangled_macro import EntangledMacro
 from sartor.supernet import activated, extract, search_space
 from toy_slots import toy_pair
@@ -192,6 +193,18 @@ def test_a_cost_makes_the_network_small(sampler: Sampler) -> None:
     for step in range(40):
         search.step(toy_pair(step))
     assert search.architecture() == space.smallest()
+
+
+def test_cells_are_read_out_by_their_strongest_edges() -> None:
+    cells = DartsNetwork(CLASSES, 1, (8, 8), width=2, cells=3)
+    search = TangleNAS(cells, search_space(cells), steps=1)
+    with torch.no_grad():
+        for edge in ("normal_op_13", "normal_op_23"):
+            row = list(search.alphas.options).index(edge)
+            search.alphas.table[row, list(search.alphas.options[edge]).index("sep_conv_3x3")] = 4.0
+    found = search.architecture()
+    assert found["normal_inputs_3"] == (1, 2)
+    assert found["normal_op_13"] == found["normal_op_23"] == "sep_conv_3x3"
 
 
 def test_uniform_sampling_prefers_nothing() -> None:

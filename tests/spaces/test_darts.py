@@ -116,6 +116,8 @@ def test_edges_may_have_fewer_operations() -> None:
     assert len(space.choices["normal_op_12"]) == 8
     with pytest.raises(ValueError, match="no edge is named 'normal_op_20'"):
         ghost(edges={"normal_op_20": ("none",)})
+    with pytest.raises(ValueError, match="normal_op_02 is to choose 'conv_9x9': the operations are none"):
+        ghost(edges={"normal_op_02": ("conv_9x9",)})
 
 
 @pytest.mark.parametrize(

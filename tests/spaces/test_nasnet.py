@@ -156,3 +156,5 @@ def test_drop_path_grows_with_training_and_depth() -> None:
 def test_images_must_be_halved_twice() -> None:
     with pytest.raises(ValueError, match="at least 4 pixels"):
         ghost(size=(3, 32))
+    with pytest.raises(ValueError, match="at least 1 block"):
+        ghost(blocks=0)

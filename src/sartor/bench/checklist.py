@@ -57,7 +57,7 @@ def _items(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: 
     )
     yield _tests(len(rows), seeds)
     yield from _costs(problem)
-    yield _cost_of_search(rows)
+    yield _cost_of_search(rows, any(one.get("method") for one in record["entries"]))
     yield from _ALWAYS
 
 
@@ -181,7 +181,7 @@ def _costs(problem: Mapping[str, Any]) -> Iterator[Item]:
         )
 
 
-def _cost_of_search(rows: Sequence[Mapping[str, Any]]) -> Item:
+def _cost_of_search(rows: Sequence[Mapping[str, Any]], gradients: bool) -> Item:
     known = [row for row in rows if row["cpu_ms"] is not None]
     if len(known) < len(rows):
         silent = ", ".join(row["name"] for row in rows if row["cpu_ms"] is None)
@@ -193,5 +193,6 @@ def _cost_of_search(rows: Sequence[Mapping[str, Any]]) -> Item:
     return Item(
         "What the search itself costs",
         "met",
-        "CPU time per query of strategy, loop and log, the look-up included; training time is not part of it.",
+        "CPU time per query of strategy, loop and log, the look-up included; training time is not part of it"
+        + (", but for supernets, whose searches have a table of their own." if gradients else "."),
     )

@@ -17,15 +17,15 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sartor import names
 from sartor.architecture import Architecture
 from sartor.own import is_own
 from sartor.protocols import Learner
-from sartor.supernet import search_space
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["ABSENT", "ALL", "CONTENDERS", "Contender", "Scene", "Searching", "check_methods", "contender", "rule"]
 
@@ -105,11 +105,19 @@ def partial_channels() -> Any:
     return PartialChannels(4)
 
 
+def gdas_gated(scene: Scene) -> Searching:
+    """Return GDAS where operations that were not drawn tell what they would have done, which it leaves out."""
+    from sartor.differentiable.mixers import gated
+
+    return Contender("gdas", {"mix": gated})(scene)
+
+
 CONTENDERS: Mapping[str, Callable[[Scene], Searching]] = {
     "darts": Contender("darts"),
     "darts_2nd": Contender("darts", {"order": 2}),
     "snas": Contender("snas"),
     "gdas": Contender("gdas"),
+    "gdas_gated": gdas_gated,
     "pc_darts": Contender("pc_darts", mixed=partial_channels),
     "rarts": Contender("rarts", rates=False),
     "sharp_darts": Contender("sharp_darts"),
@@ -169,6 +177,8 @@ def rule(recipe: Any, steps: int, *, rates: bool = True) -> Any:
 
 def _made(kind: type, net: nn.Module, scene: Scene, settings: Mapping[str, Any], rates: bool) -> Any:
     """Return a learner of a class under the rule; what its constructor does not take is left out."""
+    from sartor.supernet import search_space
+
     takes = inspect.signature(kind).parameters
     given: dict[str, Any] = {"seed": scene.seed} if "seed" in takes else {}
     if "recipe" in takes:

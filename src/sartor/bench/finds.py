@@ -71,6 +71,7 @@ class Truth:
 def write_finds(out: Path, problem: Problem, entries: Sequence[Entry], queries: int, seeds: int) -> Json | None:
     """Write a row for each search by gradients, and return what the page needs besides; None without any."""
     searches = [entry for entry in entries if isinstance(entry.search, MethodSearch)]
+    steps = {entry.search.steps for entry in searches if isinstance(entry.search, MethodSearch)}
     truth = Truth.of(problem)
     if not searches or truth is None:
         return None
@@ -80,7 +81,7 @@ def write_finds(out: Path, problem: Problem, entries: Sequence[Entry], queries: 
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     parquet.write_table(library.table(columns), file, compression="zstd")
     write_bytes(out / FILE, file.getvalue())
-    return {"baselines": _baselines(problem, truth), "note": note(searches[0].search.steps)}
+    return {"baselines": _baselines(problem, truth), "note": note(steps)}
 
 
 def _found(out: Path, entry: Entry, seed: int, problem: Problem, truth: Truth, queries: int) -> Json:
@@ -109,15 +110,16 @@ def _skips(arch: Mapping[str, Any]) -> float:
 
 
 def _baselines(problem: Problem, truth: Truth) -> list[Json]:
-    """Return what needs no search: one random draw, all skips, the best."""
+    """Return what needs no search: one random draw, all skips, the largest network, the best."""
     rank, regret = truth.random(1)
     found: list[Json] = [{"name": "one at random", "rank": rank, "regret": regret, "skips": _mean_skips(problem)}]
     choices = problem.space.choices
     skips = {name: next((one for one in options if one in SKIPS), None) for name, options in choices.items()}
-    if None not in skips.values():
-        value = _reported(problem, problem.space.canonical(skips))  # type: ignore[arg-type]
+    several = {} if None in skips.values() else {"all skip": problem.space.canonical(skips)}
+    for name, arch in {**several, "largest": problem.space.largest()}.items():
+        value = _reported(problem, arch)
         known = {"rank": truth.rank(value), "regret": truth.regret(value)}
-        found.append({"name": "all skip", **known, "skips": 1.0})
+        found.append({"name": name, **known, "skips": _skips(arch)})
     return [*found, {"name": "optimum", "rank": truth.rank(truth.best), "regret": 0.0, "skips": None}]
 
 

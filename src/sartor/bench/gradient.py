@@ -110,12 +110,13 @@ def search_network(
         for step in range(total):
             at = seed * total + step  # each seed sees the images in another order
             batch = (task.train if learner.needs == "single" else pairs).batch(at, place.batch)
-            with work if draws.random() < COUNTED else nullcontext():
+            counted = draws.random() < COUNTED or (step == total - 1 and not work.entered)
+            with work if counted else nullcontext():
                 learner.step(batch)
             if watch is not None and parts * (step + 1) // total > parts * step // total:
                 watched.append(watch(learner))
         spent = time.process_time() - begun
-    macs = work.flops / 2e6 * total / max(work.entered, 1)
+    macs = work.flops / 2e6 * total / work.entered
     return Found(learner.architecture(), work.passes, macs, spent, tuple(watched))
 
 

@@ -106,11 +106,11 @@ def method_entries(problem: Problem, methods: Iterable[str], *, steps: int = STE
     ]
 
 
-def note(steps: int) -> str:
-    """Return what a reader must know of these searches."""
+def note(steps: Iterable[int]) -> str:
+    """Return what a reader must know of searches of so many steps."""
     from sartor.bench.contenders import TRAVEL
 
-    return NOTE.format(steps=steps, travel=TRAVEL)
+    return NOTE.format(steps=" or ".join(map(str, sorted(steps))), travel=TRAVEL)
 
 
 def _log(trials: list[Trial], queries: int) -> TrialLog:

@@ -106,7 +106,7 @@ def search(
     say = _progress()
     from sartor import recipes
 
-    run = recipes.search_for_device(
+    recipes.search_for_device(
         data,
         target=targets,
         out=out,
@@ -129,8 +129,7 @@ def search(
         trial_timeout_s=trial_timeout,
         force=force,
         on_progress=say,
-    )
-    run.close()
+    ).close()
     _conclude(out)
 
 

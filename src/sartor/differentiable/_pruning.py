@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.choice import Choice
-from sartor.differentiable.descent import Batch, Loss, Recipe
-from sartor.nn import OneOf, channels_last
+from sartor.differentiable.descent import Batch, Descent, Loss, Recipe, logits_of
+from sartor.nn import OneOf
 from sartor.nn.parametrized import parametrizations
 from sartor.nn.sparsify import TopK, sparsified
 from sartor.supernet import named_choices
@@ -43,7 +43,8 @@ KEPT = "kept"
 class Stages:
     """How long each stage is.
 
-    rounds: how often the three repeat. shares: of a round that are pre-training, pruning and fine-tuning.
+    rounds: how often the three repeat. shares: of a round that are pre-training, pruning and fine-tuning. A stage of
+    less than a step may have none.
     Raises ValueError for no rounds, and for shares that do not sum to 1.
     """
 
@@ -101,16 +102,17 @@ class Scores:
             mask.score.copy_(TopK(weight, 1.0).score)
         self.optimizer.state.clear()
 
-    def step(self, loss: Tensor, rate: float) -> float:
-        """Take a step down `loss` on the scores alone; return its value."""
+    def step(self, loss: Tensor, descent: Descent) -> float:
+        """Take a step down `loss` on the scores alone, at the rate of a descent; return its value."""
+        value = descent.finite(loss, "scores")
         for score, gradient in zip(
             self.parameters, torch.autograd.grad(loss, self.parameters, allow_unused=True), strict=True
         ):
             score.grad = gradient
-        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.param_groups[0]["lr"] = descent.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return value
 
 
 class HYDRA:
@@ -136,34 +138,27 @@ class HYDRA:
         prune_lr: float = 0.1,
         finetune_lr: float = 0.01,
     ) -> None:
-        self.net, self.loss, self.steps, self.stages, self.done = channels_last(net), loss, steps, stages, 0
+        self.net, self.loss, self.stages = net, loss, stages
         self.rates = recipe, prune_lr, finetune_lr
         self.scores = Scores(net, recipe.momentum)
-        self.weights = [p for p in net.parameters() if p.requires_grad]
-        self.optimizer = recipe.weight_optimizer(self.weights)
+        self.descent = Descent(net, nn.Module(), steps=steps, recipe=recipe, learning_rate=self.learning_rate)
         self.scores.thaw()
+
+    def learning_rate(self, done: int, steps: int) -> float:
+        """Return the rate of what is trained in the stage of this step."""
+        return self.stages.learning_rate(done, steps, *self.rates)
 
     def step(self, batch: Batch) -> Mapping[str, float]:
         """Take the step of the stage on images (N, C, H, W) and labels (N,)."""
-        _, stage, _ = self.stages.at(self.done, self.steps)
-        rate = self.stages.learning_rate(self.done, self.steps, *self.rates)
-        if stage == 1 and self.stages.begins(self.done, self.steps):
+        done, steps, rate = self.descent.done, self.descent.steps, self.descent.learning_rate
+        _, stage, _ = self.stages.at(done, steps)
+        if stage == 1 and self.stages.begins(done, steps):
             self.scores.restart()
-        self.net.train()
         with self._dense() if stage == 0 else nullcontext():
-            loss = self.loss(self.net(channels_last(batch[0])), batch[1])
-            value = self.scores.step(loss, rate) if stage == 1 else self._step(loss, rate)
-        self.done += 1
+            loss = self.loss(logits_of(self.net, {}, batch[0]), batch[1])
+            value = self.scores.step(loss, self.descent) if stage == 1 else self.descent.weights(loss)
+        self.descent.done += 1
         return {"loss": value, "learning_rate": rate, "stage": float(stage)}
-
-    def _step(self, loss: Tensor, rate: float) -> float:
-        for weight, gradient in zip(self.weights, torch.autograd.grad(loss, self.weights), strict=True):
-            weight.grad = gradient
-        nn.utils.clip_grad_norm_(self.weights, self.rates[0].clip)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
 
     @contextmanager
     def _dense(self) -> Iterator[None]:
@@ -178,16 +173,13 @@ class HYDRA:
                 mask.keep = share
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, scores, both optimisers' state and the number of steps done."""
-        optimizers = {"optimizer": self.optimizer.state_dict(), "scores": self.scores.optimizer.state_dict()}
-        return {"net": self.net.state_dict(), **optimizers, "done": self.done}
+        """Return weights, scores, optimisers and the number of steps done."""
+        return {"descent": self.descent.state_dict(), "scores": self.scores.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.load_state_dict(state["descent"])
         self.scores.optimizer.load_state_dict(state["scores"])
-        self.done = state["done"]
 
 
 def sparse(net: nn.Module, keep: float) -> nn.Module:

@@ -42,12 +42,14 @@ def unrolled(
     with undisturbed(descent.net):
         descent.finite(loss := train(), "weights")
         step = _sgd(descent, torch.autograd.grad(loss, weights, allow_unused=True))
-        _move(weights, start, step, -rate)
-        loss = validation()
-        value = descent.finite(loss, "architecture parameters")
-        found = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True, materialize_grads=True)
+        try:
+            _move(weights, start, step, -rate)
+            loss = validation()
+            value = descent.finite(loss, "architecture parameters")
+            found = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True, materialize_grads=True)
+        finally:  # also where the loss is not finite
+            _move(weights, start, [None] * len(weights), 0.0)
         direct, direction = found[: len(alphas)], found[len(alphas) :]
-        _move(weights, start, [None] * len(weights), 0.0)
         implicit = finite_difference(train, weights, alphas, direction, epsilon)
     return value, [one - rate * other for one, other in zip(direct, implicit, strict=True)]
 
@@ -70,11 +72,13 @@ def finite_difference(
     start = [one.detach().clone() for one in weights]
     sides = []
     devices = {one.get_device() for one in weights if one.is_cuda}
-    for scale in (epsilon / length, -epsilon / length):
-        _move(weights, start, direction, scale)
-        with torch.random.fork_rng(devices):  # both sides under the same dropout
-            sides.append(torch.autograd.grad(loss(), alphas, allow_unused=True, materialize_grads=True))
-    _move(weights, start, [None] * len(start), 0.0)
+    try:
+        for scale in (epsilon / length, -epsilon / length):
+            _move(weights, start, direction, scale)
+            with torch.random.fork_rng(devices):  # both sides under the same dropout
+                sides.append(torch.autograd.grad(loss(), alphas, allow_unused=True, materialize_grads=True))
+    finally:
+        _move(weights, start, [None] * len(start), 0.0)
     return [(plus - minus) * (length / (2 * epsilon)) for plus, minus in zip(*sides, strict=True)]
 
 

@@ -102,7 +102,7 @@ class DARTS:
         self.descent.done += 1
         found = {"loss": loss, "validation_loss": value, "learning_rate": rate}
         found["entropy"] = float(self.alphas.entropy().detach())
-        return found | ({"cost": cost} if self.cost else {})
+        return found | ({"cost": cost} if self.cost is not None else {})
 
     def mixture(self, fixed: bool = False) -> Assignment:
         """Return the mixture of equation 2, all edges of a node kept; `fixed`, without a gradient for the alphas."""

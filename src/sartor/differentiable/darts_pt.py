@@ -19,6 +19,7 @@ Differs from the paper:
 - The learning rate's minimum is a tenth of the search's, as the learning rate is.
 - Running statistics do not see the images that networks are judged on; as published, judging uses the batch's own.
 - Of equal accuracies the loss decides.
+- The tuning has no expected cost in its loss, even if the search has.
 - In a space without nodes that choose inputs there is no topology phase.
 """
 

@@ -81,6 +81,8 @@ class DASS:
         prune_lr: float = 0.1,
         finetune_lr: float = 0.01,
     ) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order is {order}: it is 2 as published, or 1 for half of the time")
         if KEPT in space.choices:
             raise ValueError(f"{KEPT!r} is a choice of the space: take search_space(net) before the network is sparse")
         self.net, self.loss, self.cost, self.penalty = sparse(net, keep), loss, cost, penalty
@@ -115,8 +117,7 @@ class DASS:
         if stage == 1:
             if self.stages.begins(self.descent.done, self.steps):
                 self.scores.restart()
-            self.descent.finite(value := train(fixed=True), "scores")
-            loss = self.scores.step(value, rate)  # b. the scores alone
+            loss = self.scores.step(train(fixed=True), self.descent)  # b. the scores alone
         else:  # a. dense, c. with the mask
             if self.order == 1:
                 self.descent.architecture(validation())
@@ -126,7 +127,7 @@ class DASS:
         self.descent.done += 1
         found = {"loss": loss, "learning_rate": rate, "stage": float(stage), "kept": kept}
         found |= {"entropy": float(self.alphas.entropy().detach())}
-        return found | ({"cost": cost} if self.cost else {})
+        return found | ({"cost": cost} if self.cost is not None else {})
 
     def mixture(self, kept: float | None = None, fixed: bool = False) -> Assignment:
         """Return the mixture of all operations, sparse unless `kept` is 1; `fixed`, without a gradient."""

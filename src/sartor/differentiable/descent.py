@@ -75,6 +75,8 @@ class Descent:
         recipe: see `Recipe`.
         weight_optimizer: another optimiser of the weights than the recipe's SGD; its learning rate is still set.
         learning_rate: another schedule, (done, steps) -> learning rate.
+
+    Raises ValueError for a negative number of steps.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class Descent:
         weight_optimizer: torch.optim.Optimizer | None = None,
         learning_rate: Callable[[int, int], float] | None = None,
     ) -> None:
+        if steps < 0:
+            raise ValueError(f"steps is {steps}: a training has 0 or more, which its learning rate follows")
         self.net, self.alphas, self.steps, self.recipe = channels_last(net), alphas, steps, recipe
         self.weight_parameters = [p for p in net.parameters() if p.requires_grad]
         self.alpha_parameters = [p for p in alphas.parameters() if p.requires_grad]

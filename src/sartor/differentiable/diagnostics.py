@@ -105,8 +105,8 @@ def hessian_eigenvalue(
     Of the validation loss in the alphas, it warns of a collapse to skips (Zela et al., ICLR 2020).
     """
     gradients = torch.autograd.grad(loss(), parameters, create_graph=True)
-    generator = torch.Generator().manual_seed(seed)
-    vector = [torch.randn(p.shape, generator=generator).to(p) for p in parameters]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    vector = [torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in parameters]
     eigenvalue = 0.0
     for _ in range(iterations):
         length = max(_norm(vector), 1e-30)

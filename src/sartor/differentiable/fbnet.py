@@ -9,8 +9,9 @@ weighs the blocks' outputs and their latencies, so that one loss, CE * alpha * l
 search several networks are sampled from the distribution, and the best of them is kept.
 
 Differs from the paper:
-- An epoch is a 1/90 of the steps (at least five): four fifths of it train the weights on the first batch of the pair,
-  the last fifth trains theta on the second. While theta is frozen, all steps train the weights.
+- An epoch is a 1/90 of the steps. Weights and theta take turns within it, or within five steps if it is shorter: four
+  fifths train the weights on the first batch of the pair, the last fifth trains theta on the second. While theta is
+  frozen, all steps train the weights.
 - The weights' steps leave the latency out: it does not depend on the weights, and its factor would only scale their
   learning rate, beyond all bounds for a large beta.
 - One Gumbel draw serves a batch.
@@ -62,6 +63,8 @@ class FBNet:
         recipe: see `Recipe`.
         epochs, frozen: epochs in all, and those at the beginning in which theta does not change.
         temperature, decay: tau in the first epoch, and its factor from each epoch to the next.
+
+    Raises ValueError where no epoch is left for theta.
     """
 
     needs = "pairs"
@@ -82,6 +85,8 @@ class FBNet:
         temperature: float = 5.0,
         decay: float = 0.956,
     ) -> None:
+        if not 0 <= frozen < epochs:
+            raise ValueError(f"theta is frozen for {frozen} of {epochs} epochs: leave it at least one")
         self.net, self.loss, self.seed = net, loss, seed
         self.cost, self.penalty = cost, penalty
         self.epochs, self.frozen, self.first, self.decay = epochs, frozen, temperature, decay

@@ -11,6 +11,7 @@ REINFORCE with an importance weight. So the passes through the supernet do not g
 Differs from the paper:
 - Samples come from the mixture of all tasks' distributions with a tenth of the uniform one, and weights are clipped at
   10. Each weight is below T / 0.9 for T tasks anyway, so that the clip acts from ten tasks on.
+- The distributions move by a sample and a batch of their own, not by those of the weights.
 - The paper's hyper-parameters are not known to us: learning rates are DARTS's and 0.01 for the logits, the baselines
   move by a tenth at each step.
 """
@@ -140,7 +141,12 @@ class FBNetV5:
         return mixture_sample(self.logits().detach(), self.uniform, generator)
 
     def losses(self, positions: Tensor, images: Tensor, labels: Labels) -> dict[str, Tensor]:
-        """Return each task's loss of one architecture: one pass through the supernet, one through each head."""
+        """Return each task's loss of one architecture: one pass through the supernet, one through each head.
+
+        Raises ValueError for labels that lack a task.
+        """
+        if isinstance(labels, Mapping) and (missing := [name for name in self.tasks if name not in labels]):
+            raise ValueError(f"the batch has no labels for {missing[0]!r}, but for {', '.join(labels)}: add them")
         self.heads.train()
         features = logits_of(self.net, self.hard(positions), images)
         return {
@@ -172,8 +178,8 @@ class FBNetV5:
     @property
     def effective(self) -> float:
         """Which part of the samples of the last hundred steps or so the importance weights leave effective, 0 to 1."""
-        weight = 1.0 - 0.99 ** (self.descent.done + 1)
-        return self.moments["first"] ** 2 / (self.moments["second"] * weight) if self.moments["second"] else 1.0
+        weight = 1.0 - 0.99**self.descent.done  # the moments start at 0
+        return self.moments["first"] ** 2 / (self.moments["second"] * weight) if weight > 0.0 else 1.0
 
     def hard(self, positions: Tensor) -> dict[str, Any]:
         """Return the assignment of one architecture."""

@@ -120,11 +120,12 @@ class FPNAS:
         return [self.distribution.sample(generator) for _ in range(count)]
 
     def losses(self, batch: Batch, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (log weight, loss) of each sample for the weights; the cost has no part in them."""
+        """Yield (log weight, loss) of each sample for the weights: grad_v is the sum of omega_k * grad_v log p."""
         for positions in self.drawn("weights", count):
             loss = total_loss(self.net, self.alphas.hard(positions), batch, self.loss)[0]
             self.descent.finite(loss, "weights")
-            yield -loss.detach() / self.temperature, loss
+            log_likelihood = -loss.detach() / self.temperature
+            yield self.log_weights(log_likelihood, loss.new_tensor(self.cost_of(positions))), loss
 
     def move(self, batch: Batch, count: int) -> float:
         """Move the distribution by the sum of omega_k * grad log p(a_k); return the mean cost."""
@@ -140,7 +141,7 @@ class FPNAS:
         return float(costs.mean())
 
     def log_weights(self, log_likelihoods: Tensor, costs: Tensor) -> Tensor:
-        """Return log p(y | X, v, a_k) - beta * C(a_k), (K,)."""
+        """Return log p(y | X, v, a_k) - beta * C(a_k): of K samples, or of one."""
         return -self.penalty(-log_likelihoods, costs) if self.cost else log_likelihoods
 
     def cost_of(self, positions: Tensor) -> float:

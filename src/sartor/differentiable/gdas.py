@@ -9,6 +9,8 @@ costs what one network costs. The soft Gumbel probabilities lend the draw their 
 
 Differs from the paper:
 - An expected cost may join the loss of the architecture step; the paper has none.
+- As an option, `mix=gated`, operations that were not drawn tell what they would have done: they run in the backward
+  pass of the architecture step, one after the other.
 The paper's gain from norms without running statistics is the network's: build it so.
 """
 
@@ -23,11 +25,12 @@ from torch import Tensor, nn
 from sartor.architecture import Architecture
 from sartor.differentiable.alphas import Alphas
 from sartor.differentiable.descent import Batch, Cost, Descent, Loss, Recipe, total_loss
-from sartor.differentiable.mixers import mixed, zero_valued
+from sartor.differentiable.mixers import Mix, mixed, zero_valued
 from sartor.differentiable.penalties import Penalty, add
 from sartor.differentiable.readout import derived
 from sartor.differentiable.relaxations import draws, linear_between, straight_through
 from sartor.space import SearchSpace
+from sartor.supernet import activated
 
 __all__ = ["GDAS"]
 
@@ -47,6 +50,9 @@ class GDAS:
         penalty: how the cost joins the loss of the architecture step.
         recipe: see `Recipe`.
         temperatures: tau, first and last, along a line.
+        mix: what the logits of operations that were not drawn learn from. `mixers.zero_valued` is the published one,
+            the gradient of their weight alone; `mixers.gated` has the gradient of the straight-through draw, in the
+            memory of one path and the time of a forward pass of all.
     """
 
     needs = "pairs"
@@ -63,9 +69,10 @@ class GDAS:
         penalty: Penalty = add(1.0),  # noqa: B008 - frozen
         recipe: Recipe = RECIPE,
         temperatures: tuple[float, float] = (10.0, 0.1),
+        mix: Mix = zero_valued,
     ) -> None:
         self.net, self.loss, self.seed = net, loss, seed
-        self.cost, self.penalty = cost, penalty
+        self.cost, self.penalty, self.mix = cost, penalty, mix
         self.temperatures = temperatures
         self.alphas = Alphas(net, space, seed=seed)
         self.descent = Descent(net, self.alphas, steps=steps, recipe=recipe)
@@ -84,9 +91,10 @@ class GDAS:
         descent, temperature, rate = self.descent, self.temperature, self.descent.learning_rate
         hard = self.alphas.hard(self.draw("weights").argmax(1))
         loss = descent.weights(total_loss(self.net, hard, train, self.loss)[0])
-        assignment = mixed(self.alphas.assignment(self.draw("alphas")), zero_valued)  # one path runs
-        value, cost = total_loss(self.net, assignment, validation, self.loss, self.cost, self.penalty)
-        descent.architecture(value)
+        assignment = mixed(self.alphas.assignment(self.draw("alphas")), self.mix)  # one path runs
+        with activated(self.net, assignment):  # in the backward pass too, if gates run the others there
+            value, cost = total_loss(self.net, assignment, validation, self.loss, self.cost, self.penalty)
+            descent.architecture(value)
         descent.done += 1
         told = {"loss": loss, "learning_rate": rate, "entropy": float(self.alphas.entropy().detach())}
         return told | {"temperature": temperature} | ({"cost": cost} if self.cost else {})

@@ -58,7 +58,7 @@ class LADARTSSearch:
         loss: mean loss of predictions (N, K) and labels (N,).
         steps: length of the search, which the learning rate follows.
         cost: the frozen regressor. Its attribute `space`, if it has one, may have fewer options than the search's, as
-            the paper's code leaves "none" out.
+            the paper's encoding leaves "none" out.
         penalty: how the cost joins the validation loss; `add(strength)` is the paper's, 0 is DARTS.
         unit: what the cost is divided by: the mean over networks, as otherwise the strength depends on the device.
         near: bring the code near to that of networks; without, the regressor sees the softmax and all edges.
@@ -138,7 +138,7 @@ def near_networks(
     Each choice has weights over its options in `known` that sum to 1; a node's are over its lists of edges, in
     proportion to the product of the edges' strengths, and an edge is as strong as its strongest option in `known`.
     With `hard` the values are one-hot, and the gradients still those of the soft weights. Raises ValueError for a
-    choice of `known` that the search does not have.
+    choice or an option of `known` that the search does not have, and for a node that `known` does not have.
     """
     rows, found = alphas.named(weights), {}
     strength: dict[str, Tensor] = {}
@@ -147,11 +147,18 @@ def near_networks(
             continue
         if name not in rows:
             raise ValueError(f"the cost asks for {name!r}, which is not searched: make it for the space of the search")
-        columns = [list(map(key, alphas.options[name])).index(key(option)) for option in options]
+        places = {key(option): place for place, option in enumerate(alphas.options[name])}
+        if absent := [option for option in options if key(option) not in places]:
+            raise ValueError(
+                f"the cost asks for {absent[0]!r} of {name!r}, which is not searched: make it for the search"
+            )
+        columns = [places[key(option)] for option in options]
         row = rows[name][columns]
         strength[name] = row.max()
         found[name] = row / row.sum()
     for node, edges in edges_of(net).items():
+        if node not in known.choices:
+            raise ValueError(f"the cost knows no choice {node!r}: make it for the space of the search")
         own = alphas.edge_weights()[node]
         strengths = torch.stack([strength.get(edge, own.new_ones(())) * own[i] for i, edge in enumerate(edges)])
         products = torch.stack([strengths[list(option)].prod() for option in known.choices[node]])  # type: ignore[arg-type]

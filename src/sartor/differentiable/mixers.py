@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sartor.choice import Mixed
 
-__all__ = ["among", "gated", "mixed", "zero_valued"]
+__all__ = ["Mix", "among", "gated", "mixed", "zero_valued"]
 
 Operations = Sequence[Callable[[Tensor], Tensor]]
 Mix = Callable[[Tensor, Operations, Tensor], Tensor]

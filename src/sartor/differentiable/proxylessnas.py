@@ -14,6 +14,7 @@ Differs from the paper:
 - REINFORCE subtracts the baseline of the steps before, without the rewards of this one, which keeps it unbiased; its
   first step subtracts the mean. It runs as often as the gradient step.
 - The learning rate falls to 0 over the warm-up and again over the search.
+- The loss is given; the authors' code smooths labels by 0.1.
 The two gradients differ: the gates' is that of L(E[y]), REINFORCE's that of E[L(y)].
 """
 
@@ -80,7 +81,8 @@ class ProxylessNAS:
         baseline_rate: how far the baseline moves to the mean reward of a step.
         reward: of predictions and labels, for REINFORCE.
 
-    Raises ValueError for a mode that is none of these, and where REINFORCE would maximise a penalty of losses.
+    Raises ValueError for a mode that is none of these, for counts below 1, and where REINFORCE would maximise a penalty
+    of losses.
     """
 
     needs = "pairs"
@@ -112,6 +114,9 @@ class ProxylessNAS:
         }
         if mode not in modes:
             raise ValueError(f"mode is {mode!r}: it is one of {', '.join(modes)}")
+        if min(epochs, every, samples) < 1 or warm_up < 0:
+            counts = f"epochs is {epochs}, warm_up {warm_up}, every {every}, samples {samples}"
+            raise ValueError(f"{counts}: warm_up can be 0, and each other is at least 1")
         if mode == "reinforce" and cost is not None and isinstance(penalty, OF_LOSSES):
             raise ValueError(f"{penalty} would be maximised with the reward: give penalties.reward_exponent(target)")
         self.net, self.loss, self.seed = net, loss, seed

@@ -56,7 +56,8 @@ class RARTS:
         lambda_: weight of the training loss.
         beta: weight of the tie.
 
-    Raises ValueError where the learning rate times beta is 2 or more: the tie would throw the copies apart.
+    Raises ValueError for a negative weight, and where the learning rate times beta is 2 or more: the tie would throw
+    the copies apart.
     """
 
     needs = "pairs"
@@ -75,6 +76,8 @@ class RARTS:
         lambda_: float = LAMBDA,
         beta: float = BETA,
     ) -> None:
+        if lambda_ < 0.0 or beta < 0.0:
+            raise ValueError(f"lambda is {lambda_} and beta {beta}: both weigh what is minimised, give 0 or more")
         if recipe.lr * beta >= 2.0:
             raise ValueError(f"learning rate {recipe.lr} times beta {beta} is 2 or more and diverges: lower either")
         self.loss, self.cost, self.penalty = loss, cost, penalty
@@ -104,7 +107,7 @@ class RARTS:
         found = {"loss": losses[0], "validation_loss": losses[1], "learning_rate": rate}
         found |= {"distance": float((2.0 * tie(self.net, self.copy, 1.0)).detach().sqrt())}
         found |= {"entropy": float(self.alphas.entropy().detach())}
-        return found | ({"cost": cost} if self.cost else {})
+        return found | ({"cost": cost} if self.cost is not None else {})
 
     def mixture(self) -> Assignment:
         """Return the mixture of all operations that both copies run."""

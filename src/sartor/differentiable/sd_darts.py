@@ -60,6 +60,8 @@ class SDDARTS:
         ramp: share of the steps in which lambda rises linearly from 0.
         voting: "soft", the mean of the snapshots' predictions; or "hard", the class that most of them predict.
         smoothing: of the hard vote: the share of the probability that is spread over all classes.
+
+    Raises ValueError for a number, a share or a vote that is none of these.
     """
 
     needs = "pairs"
@@ -88,6 +90,8 @@ class SDDARTS:
                 f"{snapshots} snapshots, temperature {temperature}, voting {voting!r}: give at least 1, above 0, and "
                 '"soft" or "hard"'
             )
+        if not 0.0 <= ramp <= 1.0 or (every is not None and every < 1):
+            raise ValueError(f"ramp {ramp}, a snapshot every {every} steps: give a share of the steps, and at least 1")
         self.net, self.loss, self.cost, self.penalty = net, loss, cost, penalty
         self.alphas = Alphas(net, space, seed=seed)
         self.descent = Descent(net, self.alphas, steps=steps, recipe=recipe)
@@ -121,7 +125,7 @@ class SDDARTS:
             self.snapshot()
         found = {"loss": training, "validation_loss": validation, "distillation": distance, "learning_rate": rate}
         found |= {"entropy": float(self.alphas.entropy().detach())}
-        return found | ({"cost": cost} if self.cost else {})
+        return found | ({"cost": cost} if self.cost is not None else {})
 
     def snapshot(self) -> None:
         """Keep the weights and alphas of now, and let go of the oldest beyond `snapshots`."""

@@ -32,6 +32,7 @@ from sartor.differentiable import relaxations
 from sartor.differentiable.alphas import Alphas
 from sartor.differentiable.descent import Batch, Cost, Descent, Loss, Recipe, total_loss
 from sartor.differentiable.penalties import Penalty, add
+from sartor.differentiable.readout import derived
 from sartor.space import SearchSpace
 
 __all__ = ["RECIPE", "SAMPLERS", "Sampler", "TangleNAS"]
@@ -143,13 +144,14 @@ class TangleNAS:
         return self.regularisation * torch.stack(terms).sum() if terms else self.alphas.table.new_zeros(())
 
     def architecture(self) -> Architecture:
-        """Return the most probable option of each choice; `sartor.supernet.extract` then inherits the weights.
+        """Return the most probable option of each choice, of a cell's node the two strongest edges.
 
-        Raises ValueError after uniform sampling, which prefers none: select by validation instead.
+        `sartor.supernet.extract` then inherits the weights. Raises ValueError after uniform sampling, which prefers
+        none: select by validation instead.
         """
         if self.sampler == "spos":
-            raise ValueError("uniform sampling learns no logits: choose with sartor.differentiable.readout's selection")
-        return self.alphas.architecture()
+            raise ValueError("uniform sampling learns no logits: choose by `sartor.differentiable.diagnostics.score`")
+        return derived(self.alphas, self.net)
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, logits, both optimisers' state and the number of steps done."""

@@ -44,12 +44,14 @@ Costs = Mapping[str, NDArray[np.float64]]
 class ShareOfLimits:
     """The greatest share of a limit that an assignment uses, times `unit`: a scalar tensor with gradients.
 
-    costs: each cost of an assignment with its limit, in the same unit.
+    costs: each cost of an assignment with its limit, in the same unit. limited: whether these are limits to keep, and
+    not what the middle network costs.
     """
 
     space: SearchSpace
     costs: Sequence[tuple[Soft, float]]
     unit: float = 1.0
+    limited: bool = True
 
     def __call__(self, assignment: Mapping[str, Any]) -> Tensor:
         """Return the share under options, or weights of options, for each choice."""
@@ -81,7 +83,7 @@ def expected_cost(job: Job, *, aloud: bool = False) -> ShareOfLimits | None:
         middle = float(values[archs.index(job.middle())])
         costs.append((soft, limits.get(name, middle)))
         say(f"{name} joins the loss of {method}: held-out networks are ranked with tau {tau:.2f}")
-    return ShareOfLimits(job.space, costs, use_of(method).unit) if costs else None
+    return ShareOfLimits(job.space, costs, use_of(method).unit, limited=bool(limits)) if costs else None
 
 
 def constant_cost(job: Job) -> Soft | None:

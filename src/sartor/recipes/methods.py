@@ -24,7 +24,7 @@ from sartor.differentiable.penalties import Penalty, add, add_log, hinge, mul_lo
 from sartor.space import SearchSpace
 from sartor.spaces.sharp_operations import SHARP_OPERATIONS
 
-__all__ = ["BIGNAS", "Searcher", "Use", "distribution", "learner", "network_of", "takes_cost", "use_of"]
+__all__ = ["BIGNAS", "Searcher", "Use", "distribution", "learner", "network_of", "penalty_of", "takes_cost", "use_of"]
 
 BIGNAS = "bignas"
 """The method whose shared weights are searched by a strategy; all others learn where to look."""
@@ -32,6 +32,7 @@ BIGNAS = "bignas"
 TUNED = 1 / 10  # steps between two decisions of DARTS-PT, as a share of its search: 5 of 50 epochs
 REACH = 6.0  # of an architecture parameter: 20,000 steps at 3e-4, as long and as fast as DARTS trains
 FASTEST = 0.05  # learning rate of architecture parameters
+FAST, LONG = 0.1, 20_000  # learning rate of weights, at the least, in a training of fewer steps
 STRENGTH = 0.2  # of a cost that is 1 at its limit, where a method has no published strength
 
 Cost = Callable[[Mapping[str, Any]], Tensor]
@@ -59,10 +60,6 @@ class Searcher(Protocol):
         ...
 
 
-def _add(weight: float) -> Penalty:
-    return add(STRENGTH * weight)
-
-
 def _log_product(weight: float) -> Penalty:
     return mul_log(0.2, 0.6 * weight)
 
@@ -84,18 +81,21 @@ class Use:
     """How a method is used.
 
     portion: of the training split, whose images train the weights; the rest trains the architecture.
-    penalty: how a cost joins its loss, from a weight that is 1 where the method is as published.
+    penalty: how a cost joins its loss, from a weight that is 1 where the method is as published; None where no form is
+        published, or one that knows no limit.
     unit: what a cost is at its limit. Where a form takes logarithms, it is the size of the published targets.
     always: whether a cost is a part of the method, so that it joins where there is no limit, too.
     least: the fewest steps that it can be tried with.
+    faster: whether its weights may descend at `FAST`; not where another optimiser or a tie bounds the rate.
     searching, both: keywords of the networks that are searched, and of those that are trained alone besides.
     """
 
     portion: float = 0.5
-    penalty: Callable[[float], Penalty] = _add
+    penalty: Callable[[float], Penalty] | None = None
     unit: float = 1.0
     always: bool = False
     least: int = 4
+    faster: bool = True
     searching: Mapping[str, Any] = field(default_factory=dict)
     both: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,8 +107,9 @@ USES: Mapping[str, Use] = {
     "la_darts": Use(always=True),
     "pc_darts": Use(searching={"mixed": PartialChannels(4)}),
     "proxylessnas": Use(penalty=partial(_log_ratio, 80.0), unit=80.0, always=True),  # 80 milliseconds
+    "rarts": Use(faster=False),
     "sharp_darts": Use(both={"operations": SHARP_OPERATIONS}),
-    "single_path": Use(penalty=_log, always=True),
+    "single_path": Use(penalty=_log, always=True, faster=False),
     "tanglenas": Use(portion=0.8),
 }
 
@@ -116,6 +117,17 @@ USES: Mapping[str, Use] = {
 def use_of(method: str) -> Use:
     """Return how a method is used."""
     return USES.get(method, Use())
+
+
+def penalty_of(method: str, weight: float, *, limited: bool) -> Penalty:
+    """Return how a cost, a share of a limit, joins a method's loss: by its own form, or else by a sum.
+
+    The sum has the whole cost where nothing is limited. Where something is, it has what is above the limit: the whole
+    would go on to make networks cheaper that are within it, as the loss of the labels falls and the cost does not.
+    """
+    if (own := use_of(method).penalty) is not None:
+        return own(weight)
+    return hinge(weight, 1.0) if limited else add(STRENGTH * weight)
 
 
 def learner(
@@ -132,17 +144,20 @@ def learner(
     """Return the learner of a method on a network. Raises ValueError where the two do not fit.
 
     Adam moves a parameter by about its learning rate in a step. So that it gets as far in few steps as in the papers'
-    many, the learning rate of the architecture parameters is higher where there are few; all else is as published.
+    many, the learning rate of the architecture parameters is higher where there are few, and so is that of the weights;
+    all else is as published.
     """
     if method == "darts_pt":
         return _perturbed(net, space, loss, steps=steps, seed=seed, cost=cost, weight=weight)
     kind: Any = names.load("methods", method)
     given: dict[str, Any] = {"steps": steps, "seed": seed}
     if cost is not None:
-        given |= {"cost": cost, "penalty": use_of(method).penalty(weight)}
+        given |= {"cost": cost, "penalty": penalty_of(method, weight, limited=getattr(cost, "limited", False))}
     usual = getattr(inspect.signature(kind).parameters.get("recipe"), "default", None)
     if isinstance(usual, Recipe):
-        given["recipe"] = replace(usual, alpha_lr=max(usual.alpha_lr, min(FASTEST, REACH / steps)))
+        faster = use_of(method).faster and steps < LONG
+        alpha_lr = max(usual.alpha_lr, min(FASTEST, REACH / steps))
+        given["recipe"] = replace(usual, alpha_lr=alpha_lr, lr=max(usual.lr, FAST) if faster else usual.lr)
     try:
         inspect.signature(kind).bind(net, space, loss, **given)
     except TypeError as error:

@@ -47,6 +47,7 @@ SANDWICH = 4  # sub-networks in a step of the shared weights
 LEVELS = 2  # networks that a step of a differentiable method is taken to cost where nothing is timed
 TRIED_STEPS, TRIED_S = 40, 4.0  # of a differentiable method, to time it: its whole course in little
 SEARCH_SHARE = 0.08  # of the time that planning leaves
+SEARCHED = 0.3  # of the time that is then left is for a differentiable search at least: it has to decide, not only rank
 SEARCH_SHARE_ALONE = 0.25  # where the shared weights are there already
 MIN_STEPS, MIN_TRIALS, MAX_TRIALS = 30, 40, 300
 TOGETHER = 0.5  # of the time of measuring networks one by one is what it takes in one go, about
@@ -85,7 +86,10 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
         # A step of the shared weights brings one of each network that is shown, and somewhat more of each baseline.
         shares = 1 if adopted else 1 + networks.get("networks", SANDWICH) / verified
         networks_s = verified * _mean_step(plain_s) + shares * baselines_s
-        affordable = int((left - trials * trial_s - verified * each_s) / (step_s + networks_s))
+        free = left - trials * trial_s - verified * each_s
+        affordable = int(free / (step_s + networks_s))
+        if job.method != BIGNAS:
+            affordable = max(affordable, int(SEARCHED * free / step_s))
         if affordable * batch_size >= len(job.task.train):  # rather fewer networks than some that saw half the data
             break
     if affordable < MIN_STEPS:

@@ -27,7 +27,7 @@ from sartor.trial import Trial, TrialLog
 __all__ = ["Candidates", "objectives", "search_trials", "worth_verifying"]
 
 NEAR = 0.9  # of a latency limit: networks that use it
-LOOKS = 400  # at networks of the space, for some that do
+LOOKS = 400  # at networks of the space, for some that do; no more than trials, as each is a prediction
 MOST_CHANGES = 8  # of the largest network, for some near it
 NEAR_SHARE = 1 / 4  # of what is verified is near the limit
 
@@ -101,7 +101,8 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
     rng = random.Random(f"{job.seed}/near the limit")
     tried = {trial.arch for trial in done}
     found: list[Trial] = []
-    for arch in _looks(job.space, rng) if lacking > 0 else ():
+    looks = min(LOOKS, int(job.plan["trials"]))
+    for arch in _looks(job.space, looks, rng) if lacking > 0 else ():
         if len(found) >= 2 * lacking:
             break
         costs_of = {goal.name: goal.measure(arch) for goal in goals[1:]}
@@ -112,10 +113,10 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
     return found
 
 
-def _looks(space: SearchSpace, rng: random.Random) -> Iterator[Architecture]:
-    """Networks from the smallest to the largest, and then near the largest, which drawing hardly ever gives."""
-    yield from spread_samples(space, LOOKS, [], rng)
-    for look in range(LOOKS):
+def _looks(space: SearchSpace, count: int, rng: random.Random) -> Iterator[Architecture]:
+    """`count` networks from the smallest to the largest, and as many near the largest, which drawing hardly gives."""
+    yield from spread_samples(space, count, [], rng)
+    for look in range(count):
         arch = space.largest()
         for _ in range(1 + look % MOST_CHANGES):
             arch = space.mutate(arch, rng)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sartor.architecture import Architecture
 from sartor.checkpoint import nan_in
 from sartor.data.pairs import Pairs
+from sartor.differentiable.darts_pt import DARTSPT
 from sartor.differentiable.dass import DASS, HYDRA, KEPT, sparse
 from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import Indexed, fit
@@ -56,6 +57,7 @@ RECIPE = Recipe(schedule="cosine", dropout=0.0)
 LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
+PERTURBED_SAMPLES = 512  # that DARTS-PT judges every operation on
 STEPS_OF_A_TRY = 1000  # of a learner that is made to see if it can be
 LONGEST = 8.0  # times the planned steps, for the smallest networks
 
@@ -90,8 +92,12 @@ def _searched(job: Job) -> Shared:
     """What a differentiable search learned, with the architecture it reads out in the record."""
     net, steps = job.network(searching=True), job.plan["steps"]
     searcher = method_learner(job, net, steps=steps, cost=expected_cost(job))
+    batches = batches_of(job, searcher)
+    if isinstance(searcher, DARTSPT) and isinstance(batches, Pairs):  # the same images for all that it compares
+        size = min(PERTURBED_SAMPLES, len(batches.shares[1]))
+        searcher.validation = [batches.shares[1].batch(0, size)]
     with Watched(searcher, job.run, steps) as watched:
-        _fit(job, watched, steps, "train", batches_of(job, searcher))
+        _fit(job, watched, steps, "train", batches)
     first = searcher.architecture()
     job.run.update({"read_out": {"id": first.id, "choices": dict(first)}})
     shared = Shared(network_of(searcher, net, first).eval(), first, distribution(searcher))

@@ -33,7 +33,6 @@ __all__ = [
     "Pool",
     "ReLUConvBN",
     "SeparableConv",
-    "Zero",
     "set_progress",
 ]
 

@@ -134,7 +134,8 @@ class DartsNetwork(nn.Module):
         drop_path: probability with which an edge that is no identity is dropped, at the end of training (0.2 in the
             paper). It follows `progress`, and is there in the evaluation form only.
 
-    Raises ValueError for a form, a size or a number of cells that is none of these, and for unknown edges.
+    Raises ValueError for a form, a size or a number of cells that is none of these, and for unknown edges or
+    operations.
     """
 
     auxiliary_weight = 0.4  # of the auxiliary head's loss, in the paper's evaluation
@@ -157,7 +158,7 @@ class DartsNetwork(nn.Module):
         super().__init__()
         _check(form, size, cells, auxiliary)
         self.searching = searching = form == "search"
-        choices = _choices({name: tuple((edges or {}).get(name, operations)) for name in _edge_names()}, edges or {})
+        choices = _choices(operations, edges or {})
         self.stem = nn.Sequential(nn.Conv2d(channels, 3 * width, 3, padding=1, bias=False), nn.BatchNorm2d(3 * width))
         self.cells = nn.ModuleList()
         self.auxiliary_at = 2 * cells // 3
@@ -280,11 +281,14 @@ def _edge_names() -> list[str]:
     return [_op(kind, source, node) for kind in KINDS for node in NODES for source in range(node)]
 
 
-def _choices(options: Mapping[str, Sequence[str]], edges: Mapping[str, Sequence[str]]) -> dict[str, Choice]:
+def _choices(operations: Mapping[str, Operation], edges: Mapping[str, Sequence[str]]) -> dict[str, Choice]:
     """The choices of both cells: of two nodes out of all before a node, and of an operation for each edge."""
-    if unknown := edges.keys() - options.keys():
-        raise ValueError(f"no edge is named {min(unknown)!r}: the names are {', '.join(options)}")
-    found = {name: Choice(names, name=name) for name, names in options.items()}
+    if unknown := edges.keys() - set(_edge_names()):
+        raise ValueError(f"no edge is named {min(unknown)!r}: the names are {', '.join(_edge_names())}")
+    for name, few in edges.items():
+        if absent := set(few) - operations.keys():
+            raise ValueError(f"{name} is to choose {min(absent)!r}: the operations are {', '.join(operations)}")
+    found = {name: Choice(tuple(edges.get(name, operations)), name=name) for name in _edge_names()}
     for kind, node in itertools.product(KINDS, NODES):
         name = _inputs(kind, node)
         found[name] = Choice(tuple(itertools.combinations(range(node), 2)), name=name)

@@ -251,7 +251,7 @@ class NASNet(nn.Module):
         drop_path: probability that a path is dropped in the last cell at the end of training; it grows in proportion
             to the depth of the cell and to `progress` (the paper keeps 0.6 of the paths on CIFAR).
 
-    Raises ValueError for smaller images.
+    Raises ValueError for smaller images, and for no blocks.
     """
 
     def __init__(
@@ -269,6 +269,8 @@ class NASNet(nn.Module):
         super().__init__()
         if min(size) < 4:
             raise ValueError(f"images of {size[0]}x{size[1]} do not fit NASNet: give at least 4 pixels a side")
+        if blocks < 1 or repeats < 0:
+            raise ValueError(f"{blocks} blocks, {repeats} repeats: give at least 1 block, and no fewer than 0 repeats")
         offered = NASNET_OPERATIONS if operations is None else operations
         choices = _choices(blocks, tuple(offered))
         kinds = [KINDS[i % (repeats + 1) == repeats] for i in range(3 * repeats + 2)]

@@ -21,7 +21,7 @@ from torch import nn
 
 from sartor.spaces.cell_operations import OPERATIONS, Operation
 
-__all__ = ["SHARP_DARTS_OPERATIONS", "SHARP_OPERATIONS", "SharpSepConv"]
+__all__ = ["SHARP_DARTS_OPERATIONS", "SHARP_OPERATIONS", "SharpSepConv", "sharp"]
 
 FLOOD = 4  # times the output's channels between the two depthwise convolutions
 CHOKE = 32  # channels there, whatever the output's

@@ -8,10 +8,10 @@ A 3x3 kernel lies within the 5x5 one, and a block of expansion 3 is the first ha
 6. So a layer is one block of kernel 5 and expansion 6 with three choices, `stages.<i>.blocks.<j>.kernel`, `.expand`
 and, where the shortcut is the identity, `.skip`; the supernet is as large as its largest network.
 
-With indicators d in [0, 1] and the weights (1 - d, d) of the two options
-of each choice, a layer computes with W33 + d55 * W55 in the first half of its channels, d100 times that in the second,
-and adds d50 times the branch to its input: a choice of `sartor.nn` under soft weights, the centre of a kernel and the
-first half of the channels being part of both options.
+With indicators d in [0, 1] and the weights (1 - d, d) of the two options of each choice, a layer computes with W33 +
+d55 * W55 in the first half of its channels, d100 times that in the second, and adds d50 times the branch to its input:
+a choice of `sartor.nn` under soft weights, the centre of a kernel and the first half of the channels being part of both
+options.
 
 Differs from the paper: d100 scales the channels where they are read, behind batch norm and activation, and d50 the
 branch; the paper scales the depthwise kernel in front of the batch norm, which divides by the scale again and lets the
