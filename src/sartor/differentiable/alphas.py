@@ -29,7 +29,7 @@ class Alphas(nn.Module):
     (DARTS), or with weights of their own that `edges` adds (PC-DARTS's edge normalisation).
 
     Args:
-        net: the network with choices.
+        net: the network with choices; the logits are put on its device, and drawn on the processor.
         space: the options allowed, `search_space(net)` or a restriction of it; the others have weight 0.
         scale: deviation of the initial logits (DARTS: 1e-3 times normal).
         seed: of the initial logits.
@@ -65,6 +65,7 @@ class Alphas(nn.Module):
         if edges and self.inputs:
             shape = len(self.inputs), max(self.inputs.values())
             self.edges = nn.Parameter(scale * torch.randn(shape, generator=generator, device="cpu"))
+        self.to(next((parameter.device for parameter in net.parameters()), None))
 
     @property
     def logits(self) -> Tensor:

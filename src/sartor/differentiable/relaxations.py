@@ -73,7 +73,7 @@ def dirichlet(logits: Tensor, generator: Generator) -> Tensor:
     """
     there = logits.isfinite()
     concentration = (F.elu(logits.masked_fill(~there, 0.0)) + 1.0).clamp_min(LEAST_CONCENTRATION)
-    gammas: Tensor = torch._standard_gamma(concentration, generator)
+    gammas: Tensor = torch._standard_gamma(concentration.to(generator.device), generator).to(logits.device)
     # a tiny concentration draws a gamma that rounds to 0; a row of zeros would have no direction
     gammas = gammas.clamp_min(torch.finfo(gammas.dtype).tiny).masked_fill(~there, 0.0)
     found: Tensor = gammas / gammas.sum(1, keepdim=True)
@@ -113,7 +113,8 @@ def one_hot(positions: Tensor, like: Tensor) -> Tensor:
 
 def sample(logits: Tensor, generator: Generator) -> Tensor:
     """Return (C,) positions, each drawn with its softmax probability."""
-    return torch.multinomial(logits.detach().softmax(1), 1, generator=generator).squeeze(1)
+    chances = logits.detach().softmax(1).to(generator.device)
+    return torch.multinomial(chances, 1, generator=generator).squeeze(1).to(logits.device)
 
 
 def sample_pairs(logits: Tensor, generator: Generator) -> Tensor:

@@ -107,7 +107,7 @@ class TangleNAS:
         self.net, self.space, self.loss = net, space, loss
         self.seed, self.sampler = seed, sampler
         self.cost, self.penalty, self.regularisation = cost, penalty, regularisation
-        self.alphas = Alphas(net, space, seed=seed).to(next(net.parameters()).device)
+        self.alphas = Alphas(net, space, seed=seed)
         self.descent = Descent(net, self.alphas, steps=steps, recipe=recipe)
 
     def step(self, batch: tuple[Batch, Batch]) -> Mapping[str, float]:
