@@ -42,7 +42,7 @@ Row = Mapping[str, str | float | int | None]
 
 DATA = os.environ.get("SARTOR_MNIST", "mnist.npz")
 METHODS = (
-    *("darts", "darts_2nd", "snas", "gdas", "pc_darts", "sharp_darts", "darts_pt", "darts_pt_fixed", "parsec"),
+    *("darts", "gdas", "gdas_gated", "pc_darts", "darts_pt", "darts_pt_fixed", "snas"),
     "tanglenas",
 )
 PARTS = 4
