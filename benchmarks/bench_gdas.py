@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from sartor.bench.contenders import rule
 from sartor.bench.gradient import ground, search_network
 from sartor.differentiable.gdas import GDAS, RECIPE
 from sartor.differentiable.mixers import Mix, gated, zero_valued
@@ -47,7 +46,7 @@ def rows(quick: bool) -> Iterator[Row]:
 def _search(mix: Mix, steps: int, seed: int) -> Any:
     def made(scene: Any) -> Any:
         net = scene.network(None)
-        recipe = rule(RECIPE, scene.steps)
+        recipe = RECIPE.shortened(scene.steps)
         return GDAS(net, search_space(net), steps=scene.steps, seed=scene.seed, recipe=recipe, mix=mix)
 
     def entropy(search: Any) -> float:

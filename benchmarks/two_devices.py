@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
-from sartor.bench.contenders import rule
 from sartor.costs.expected import CostTable, cost_table
 from sartor.costs.gemm import macs
 from sartor.data.pairs import Pairs
@@ -153,21 +152,21 @@ Made = tuple[Any, Callable[[Any], Tensor]]
 
 def _fbnet(device: Device, strength: float, seed: int, steps: int) -> Made:
     net, cost = Blocks(), table_of(device)
-    recipe = rule(fbnet.RECIPE, steps)
+    recipe = fbnet.RECIPE.shortened(steps)
     penalty = mul_log(0.2, strength)
     return fbnet.FBNet(net, cost.space, steps=steps, seed=seed, cost=cost, penalty=penalty, recipe=recipe), cost
 
 
 def _proxylessnas(device: Device, strength: float, seed: int, steps: int) -> Made:
     net, cost = Blocks(), table_of(device)
-    recipe, penalty = rule(proxylessnas.RECIPE, steps), add(strength / mean_latency(device))
+    recipe, penalty = proxylessnas.RECIPE.shortened(steps), add(strength / mean_latency(device))
     made = proxylessnas.ProxylessNAS(net, cost.space, steps=steps, seed=seed, cost=cost, penalty=penalty, recipe=recipe)
     return made, cost
 
 
 def _la_darts(device: Device, strength: float, seed: int, steps: int) -> Made:
     net, cost, unit = Blocks(), table_of(device), mean_latency(device)
-    recipe = rule(la_darts.RECIPE, steps)
+    recipe = la_darts.RECIPE.shortened(steps)
     made = la_darts.LADARTSSearch(
         net, cost.space, steps=steps, seed=seed, cost=regressor(device), unit=unit, penalty=add(strength), recipe=recipe
     )
@@ -178,7 +177,7 @@ def _single_path(device: Device, strength: float, seed: int, steps: int) -> Made
     net = Superkernels()
     space = search_space(net)
     cost = Corners.measured(net, space, partial(latency, "Single-Path", device))
-    recipe = rule(single_path.RECIPE, steps)
+    recipe = replace(single_path.RECIPE, lr=0.1)  # so that thresholds get somewhere in so few steps
     made = single_path.SinglePathNAS(
         net, space, steps=steps, seed=seed, cost=cost, penalty=add_log(strength), recipe=recipe
     )

@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from sartor.bench import bench, method_entries, named_entries, table_problem
-from sartor.bench.contenders import ABSENT, CONTENDERS, check_methods, rule
+from sartor.bench.contenders import ABSENT, CONTENDERS, check_methods
 from sartor.bench.finds import Truth, interval
 from sartor.bench.gradient import Ground, Work, ground, mean_training, search_network
 from sartor.bench.methods import COSTS
 from sartor.bench.running import log_path
 from sartor.cli import main
-from sartor.differentiable.descent import Recipe
 from sartor.names import built_in
 from sartor.trial import TrialLog
 
@@ -114,13 +113,6 @@ def test_every_method_searches_or_says_why_not() -> None:
         watched: list[Any] = []
         found = search_network(place, method, steps=2, seed=0, watch=watched.append, parts=2)
         assert found.arch in PROBLEM.space and found.passes >= 2 and len(watched) == 2, method
-
-
-def test_the_rule_raises_rates_and_nothing_else() -> None:
-    recipe = Recipe(lr=0.025, alpha_lr=3e-4, weight_decay=0.1)
-    assert rule(recipe, 585) == Recipe(lr=0.1, alpha_lr=pytest.approx(0.01), weight_decay=0.1)  # type: ignore[arg-type]
-    assert rule(Recipe(lr=0.2, alpha_lr=0.03), 585) == Recipe(lr=0.2, alpha_lr=0.03)
-    assert rule(recipe, 585, rates=False).lr == 0.025
 
 
 @pytest.mark.parametrize(

@@ -192,3 +192,12 @@ def test_logits_come_from_training_mode_and_leave_no_assignment_behind() -> None
     assert logits.shape == (32, 4)
     assert net.training
     assert not any(slot.choice.is_soft for slot in net.slots)  # type: ignore[union-attr]
+
+
+def test_a_short_search_raises_two_learning_rates_and_nothing_else() -> None:
+    recipe = Recipe(lr=0.025, alpha_lr=3e-4, weight_decay=0.1)
+    assert recipe.shortened(585) == Recipe(lr=0.1, alpha_lr=pytest.approx(0.01), weight_decay=0.1)  # type: ignore[arg-type]
+    assert Recipe(lr=0.2, alpha_lr=0.03).shortened(585) == Recipe(lr=0.2, alpha_lr=0.03)
+    assert Recipe(lr=0.025, bounded=True).shortened(585).lr == 0.025
+    assert recipe.shortened(10).alpha_lr == 0.05  # not beyond
+    assert recipe.shortened(19_500) == recipe

@@ -1,14 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient-based searches that take part, and the one rule that makes them fit for a short training.
+"""The gradient-based searches that take part, each with the recipe of its paper, shortened by the rule for all.
 
-Each method keeps the recipe of its paper but for two learning rates, which were made for tens of thousands of steps:
-
-- Weights: at least 0.1, with which the networks of the micro table were trained. RARTS keeps its own, as the product of
-  that rate and the strength of its tie must stay well below 2.
-- Alphas: at least 5.85 / steps. Adam moves a parameter by about its rate at most, and 5.85 is what DARTS's published
-  search can move an alpha: 3e-4 in each of 19,500 steps (50 epochs of 25,000 images in batches of 64).
-
-No method has a setting of its own that was chosen here.
+The rule is `sartor.differentiable.descent.Recipe.shortened`. No method has a setting of its own that was chosen here.
 """
 
 from __future__ import annotations
@@ -16,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sartor import names
@@ -27,11 +20,9 @@ from sartor.protocols import Learner
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["ABSENT", "ALL", "CONTENDERS", "Contender", "Scene", "Searching", "check_methods", "contender", "rule"]
+__all__ = ["ABSENT", "ALL", "CONTENDERS", "Contender", "Scene", "Searching", "check_methods", "contender"]
 
 ALL = "all"
-TRAVEL = 3e-4 * 19_500
-LEAST_RATE = 0.1
 
 
 class Searching(Learner, Protocol):
@@ -62,19 +53,18 @@ class Scene:
 class Contender:
     """A method of `sartor list methods`, or path.py:Class, with the settings that make a variant of it.
 
-    rates: whether the weights' learning rate follows the rule. mixed: gives what makes the edges of the network.
+    mixed: gives what makes the edges of the network.
     """
 
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    rates: bool = True
     mixed: Callable[[], Any] | None = None
 
     def __call__(self, scene: Scene) -> Searching:
         """Return a new search."""
         net = scene.network(self.mixed() if self.mixed else None)
         kind = names.load("methods", self.method)
-        made: Searching = _made(kind, net, scene, self.settings, self.rates)
+        made: Searching = _made(kind, net, scene, self.settings)
         return made
 
 
@@ -91,7 +81,7 @@ class Perturbed:
         from sartor.differentiable.darts_pt_fixed import FixedAlphas
 
         net = scene.network(None)
-        search: Any = _made(FixedAlphas if self.fixed else DARTS, net, scene, {}, rates=True)
+        search: Any = _made(FixedAlphas if self.fixed else DARTS, net, scene, {})
         interval = max(1, scene.steps // 10)
         return DARTSPT(
             search, interval=interval, validation=scene.validation, tune_alphas=not self.fixed, seed=scene.seed
@@ -119,7 +109,7 @@ CONTENDERS: Mapping[str, Callable[[Scene], Searching]] = {
     "gdas": Contender("gdas"),
     "gdas_gated": gdas_gated,
     "pc_darts": Contender("pc_darts", mixed=partial_channels),
-    "rarts": Contender("rarts", rates=False),
+    "rarts": Contender("rarts"),
     "sharp_darts": Contender("sharp_darts"),
     "sd_darts": Contender("sd_darts"),
     "darts_pt": Perturbed(),
@@ -169,18 +159,12 @@ def contender(name: str) -> Callable[[Scene], Searching]:
     return Contender(name) if is_own(name) else CONTENDERS[name]
 
 
-def rule(recipe: Any, steps: int, *, rates: bool = True) -> Any:
-    """Return a recipe with its learning rates raised as the module says."""
-    raised = {"alpha_lr": max(recipe.alpha_lr, TRAVEL / steps)}
-    return replace(recipe, **raised, **({"lr": max(recipe.lr, LEAST_RATE)} if rates else {}))
-
-
-def _made(kind: type, net: nn.Module, scene: Scene, settings: Mapping[str, Any], rates: bool) -> Any:
-    """Return a learner of a class under the rule; what its constructor does not take is left out."""
+def _made(kind: type, net: nn.Module, scene: Scene, settings: Mapping[str, Any]) -> Any:
+    """Return a learner of a class with its recipe shortened; what its constructor does not take is left out."""
     from sartor.supernet import search_space
 
     takes = inspect.signature(kind).parameters
     given: dict[str, Any] = {"seed": scene.seed} if "seed" in takes else {}
     if "recipe" in takes:
-        given["recipe"] = rule(takes["recipe"].default, scene.steps, rates=rates)
+        given["recipe"] = takes["recipe"].default.shortened(scene.steps)
     return kind(net, search_space(net), steps=scene.steps, **given, **settings)

@@ -108,7 +108,7 @@ def method_entries(problem: Problem, methods: Iterable[str], *, steps: int = STE
 
 def note(steps: Iterable[int]) -> str:
     """Return what a reader must know of searches of so many steps."""
-    from sartor.bench.contenders import TRAVEL
+    from sartor.differentiable.descent import TRAVEL
 
     return NOTE.format(steps=" or ".join(map(str, sorted(steps))), travel=TRAVEL)
 

@@ -38,7 +38,7 @@ from sartor.space import SearchSpace
 
 __all__ = ["RARTS", "lagrangian", "sweep", "tie"]
 
-RECIPE = Recipe()
+RECIPE = Recipe(bounded=True)  # as the rate times beta must stay well below 2
 LAMBDA = BETA = 10.0
 
 

@@ -48,7 +48,7 @@ from sartor.supernet import named_choices
 __all__ = ["RECIPE", "SinglePathNAS"]
 
 # The authors' code: 8 epochs, of which the first 5 warm up; the learning rate is for 256 images.
-RECIPE = Recipe(lr=0.016, momentum=0.9, weight_decay=1e-5, clip=math.inf)
+RECIPE = Recipe(lr=0.016, momentum=0.9, weight_decay=1e-5, clip=math.inf, bounded=True)  # of RMSProp
 EPOCHS, WARM_UP, DECAY, DECAY_EPOCHS = 8.0, 5.0, 0.97, 2.4
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -30,9 +30,6 @@ BIGNAS = "bignas"
 """The method whose shared weights are searched by a strategy; all others learn where to look."""
 
 TUNED = 1 / 10  # steps between two decisions of DARTS-PT, as a share of its search: 5 of 50 epochs
-REACH = 6.0  # of an architecture parameter: 20,000 steps at 3e-4, as long and as fast as DARTS trains
-FASTEST = 0.05  # learning rate of architecture parameters
-FAST, LONG = 0.1, 20_000  # learning rate of weights, at the least, in a training of fewer steps
 STRENGTH = 0.2  # of a cost that is 1 at its limit, where a method has no published strength
 
 Cost = Callable[[Mapping[str, Any]], Tensor]
@@ -86,7 +83,6 @@ class Use:
     unit: what a cost is at its limit. Where a form takes logarithms, it is the size of the published targets.
     always: whether a cost is a part of the method, so that it joins where there is no limit, too.
     least: the fewest steps that it can be tried with.
-    faster: whether its weights may descend at `FAST`; not where another optimiser or a tie bounds the rate.
     searching, both: keywords of the networks that are searched, and of those that are trained alone besides.
     """
 
@@ -95,7 +91,6 @@ class Use:
     unit: float = 1.0
     always: bool = False
     least: int = 4
-    faster: bool = True
     searching: Mapping[str, Any] = field(default_factory=dict)
     both: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,9 +102,8 @@ USES: Mapping[str, Use] = {
     "la_darts": Use(always=True),
     "pc_darts": Use(searching={"mixed": PartialChannels(4)}),
     "proxylessnas": Use(penalty=partial(_log_ratio, 80.0), unit=80.0, always=True),  # 80 milliseconds
-    "rarts": Use(faster=False),
     "sharp_darts": Use(both={"operations": SHARP_OPERATIONS}),
-    "single_path": Use(penalty=_log, always=True, faster=False),
+    "single_path": Use(penalty=_log, always=True),
     "tanglenas": Use(portion=0.8),
 }
 
@@ -141,12 +135,7 @@ def learner(
     cost: Cost | None = None,
     weight: float = 1.0,
 ) -> Searcher:
-    """Return the learner of a method on a network. Raises ValueError where the two do not fit.
-
-    Adam moves a parameter by about its learning rate in a step. So that it gets as far in few steps as in the papers'
-    many, the learning rate of the architecture parameters is higher where there are few, and so is that of the weights;
-    all else is as published.
-    """
+    """Return the learner of a method on a network, its recipe shortened. ValueError where the two do not fit."""
     if method == "darts_pt":
         return _perturbed(net, space, loss, steps=steps, seed=seed, cost=cost, weight=weight)
     kind: Any = names.load("methods", method)
@@ -155,9 +144,7 @@ def learner(
         given |= {"cost": cost, "penalty": penalty_of(method, weight, limited=getattr(cost, "limited", False))}
     usual = getattr(inspect.signature(kind).parameters.get("recipe"), "default", None)
     if isinstance(usual, Recipe):
-        faster = use_of(method).faster and steps < LONG
-        alpha_lr = max(usual.alpha_lr, min(FASTEST, REACH / steps))
-        given["recipe"] = replace(usual, alpha_lr=alpha_lr, lr=max(usual.lr, FAST) if faster else usual.lr)
+        given["recipe"] = usual.shortened(steps)
     try:
         inspect.signature(kind).bind(net, space, loss, **given)
     except TypeError as error:
