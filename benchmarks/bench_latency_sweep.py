@@ -1,6 +1,6 @@
 """How the weight of the latency moves it, for FBNet, ProxylessNAS, Single-Path NAS and LA-DARTS.
 
-Searches for the matrix unit of two_devices.py, 150 steps of 32 digits, 3 seeds. The weight is that of each method's own
+Searches for the matrix unit of two_devices.py, 150 steps of 32 digits, 8 seeds. The weight is that of each method's own
 latency term: FBNet's power (0.6 in the paper), ProxylessNAS's and LA-DARTS's factor of the latency over its mean,
 Single-Path's factor of its logarithm (0.02 in the paper, whose searches are far longer). Expected is the latency of the
 distribution that a search ends with, derived that of the network read out; Single-Path has indicators of 0 and 1, and
@@ -30,7 +30,7 @@ WEIGHTS = {
 def rows(quick: bool) -> Iterator[Row]:
     """A row per method and weight, and one with the correlations."""
     for method in METHODS:
-        weights, seeds = (WEIGHTS[method][::3], 1) if quick else (WEIGHTS[method], 3)
+        weights, seeds = (WEIGHTS[method][::3], 1) if quick else (WEIGHTS[method], 8)
         several = [[search(method, MATRIX, weight, seed) for seed in range(seeds)] for weight in weights]
         expected = np.array([[one.expected for one in found] for found in several])
         derived = np.array([[latency(method, MATRIX, one.arch) for one in found] for found in several])
