@@ -40,6 +40,8 @@ import numpy as np
 {imports}
 if sys.argv[-1].startswith("--") or len(sys.argv) < 2:
     sys.exit(__doc__)
+if not Path(sys.argv[-1]).is_file():
+    sys.exit(sys.argv[-1] + ": no such file")
 here = Path(__file__).resolve().parent
 p = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
 {pixels}

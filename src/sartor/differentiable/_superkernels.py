@@ -23,6 +23,9 @@ __all__ = ["Superkernel", "superkernels"]
 Options = tuple[Option, ...]
 
 
+SHOWN = 3  # choices that an error names
+
+
 @dataclass(frozen=True, eq=False)
 class Superkernel:
     """A convolution that holds all candidates of a layer, and what is searched of it.
@@ -81,8 +84,10 @@ def superkernels(net: nn.Module, space: SearchSpace) -> list[Superkernel]:
             free = {name: options for name, options in free.items() if name not in dict(one.choices)}
             found += [one] if one.choices else []
     if free:
+        shown = ", ".join(free) if len(free) <= SHOWN else f"{', '.join([*free][:SHOWN])} and {len(free) - SHOWN} more"
         raise ValueError(
-            f"{', '.join(free)} belong to no convolution with a searched kernel: restrict each to one option"
+            f"{shown} belong to no convolution with a searched kernel: restrict each to one option, or take a space of "
+            "superkernels, as single_path"
         )
     return found
 

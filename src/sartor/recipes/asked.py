@@ -63,7 +63,9 @@ def check_weights(folder: Path, record: Mapping[str, Any]) -> None:
     if "train" not in run.stages:
         raise ValueError(f"{folder} has no trained weights yet: `sartor resume {folder}` finishes it")
     if (method := run.record["arguments"].get("method", BIGNAS)) != BIGNAS:
-        raise ValueError(f"the weights of {folder} were trained by {method}, which are no shared weights of 'bignas'")
+        raise ValueError(
+            f"{folder} is a run of --method {method}: --weights takes shared weights, of a run without one"
+        )
     theirs, ours = run.record["arguments"]["space"], record["arguments"]["space"]
     if theirs != ours:
         raise ValueError(f"the weights of {folder} are of space {theirs!r}, and {ours!r} is searched: name that")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -141,7 +142,12 @@ def search_for_device(
     if costs is not None and not Path(costs).is_file():
         raise FileNotFoundError(f"{costs}: no such file; `sartor profile` writes one")
     run = Run.create(out, record, force=force)
-    return _finish(Job(run, task, devices, on_progress or _silent), started)
+    try:
+        return _finish(Job(run, task, devices, on_progress or _silent), started)
+    except ValueError:
+        if "plan" not in run.record:  # refused before there was any work: the folder is free for the right command
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def _record(arguments: Mapping[str, Any], task: Task, devices: Sequence[Target]) -> dict[str, Any]:
@@ -202,9 +208,9 @@ def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
         for warning in job.task.warnings:
             job.say(f"warning: {warning}")
         if "space" not in job.run.record:
-            _record_space(job)
             if job.method != BIGNAS:
                 check_fits(job)
+            _record_space(job)
         if "profile" not in job.run.stages:
             with job.run.stage("profile"):
                 profile(job)

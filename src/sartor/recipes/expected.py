@@ -82,7 +82,7 @@ def expected_cost(job: Job, *, aloud: bool = False) -> ShareOfLimits | None:
             continue
         middle = float(values[archs.index(job.middle())])
         costs.append((soft, limits.get(name, middle)))
-        say(f"{name} joins the loss of {method}: held-out networks are ranked with tau {tau:.2f}")
+        say(f"{name} joins the loss of {method}: its sum over choices ranks predictions with tau {tau:.2f}")
     return ShareOfLimits(job.space, costs, use_of(method).unit, limited=bool(limits)) if costs else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor import names
-from sartor.architecture import Architecture
+from sartor.architecture import Architecture, Option
 from sartor.nn import channels_last, resized
 from sartor.protocols import Target
 from sartor.recipes.methods import BIGNAS, use_of
@@ -21,7 +21,7 @@ from sartor.run import Run
 from sartor.space import SearchSpace
 from sartor.supernet import extract, search_space
 from sartor.task import Task
-from sartor.workload import Workload, trace
+from sartor.workload import Workload, macs, parameters, trace
 
 __all__ = ["LIMITS", "Job", "Say", "make_network"]
 
@@ -112,7 +112,7 @@ class Job:
         If nothing is said, where the space has an evaluation form of its own, as the cells of DARTS.
         """
         asked = self.arguments.get("retrain")
-        return self.method != BIGNAS and ("form" in self._accepted if asked is None else bool(asked))
+        return self.method != BIGNAS and ("form" in self.accepted if asked is None else bool(asked))
 
     def network(self, *, searching: bool = False) -> nn.Module:
         """The network with choices, in the form that is deployed or searched; its weights depend on the seed alone."""
@@ -127,10 +127,10 @@ class Job:
         searching = searching or not self.retrains
         use = use_of(self.method)
         wanted = {"form": "search" if searching else "evaluation", **use.both, **(use.searching if searching else {})}
-        return self.shape | {name: value for name, value in wanted.items() if name in self._accepted}
+        return self.shape | {name: value for name, value in wanted.items() if name in self.accepted}
 
     @cached_property
-    def _accepted(self) -> frozenset[str]:
+    def accepted(self) -> frozenset[str]:
         """The keywords that the space takes."""
         return frozenset(inspect.signature(names.load("spaces", self.arguments["space"])).parameters)
 
@@ -176,13 +176,44 @@ class Job:
         return [channels_last(self.task.train.batch(i, size)[0])
                 for i in range(CALIBRATION_BATCHES)]  # fmt: skip
 
+    def largest(self) -> Architecture:
+        """The network of the largest option of every choice."""
+        return self._made_of(self.space.largest(), lambda options: options[-1])
+
     def middle(self) -> Architecture:
         """The hand-made medium network: every choice at its middle option."""
-        return self.space.canonical({name: options[len(options) // 2] for name, options in self.space.choices.items()})
+        declared = {name: options[len(options) // 2] for name, options in self.space.choices.items()}
+        return self._made_of(declared, lambda options: options[len(options) // 2])
+
+    def smallest(self) -> Architecture:
+        """The network of the smallest option of every choice."""
+        return self._made_of(self.space.smallest(), lambda options: options[0])
 
     def hand_made(self) -> dict[str, Architecture]:
         """The networks that one would take without a search."""
-        return {"largest": self.space.largest(), "middle": self.middle(), "smallest": self.space.smallest()}
+        return {"largest": self.largest(), "middle": self.middle(), "smallest": self.smallest()}
+
+    def _made_of(self, declared: Mapping[str, Option], choose: Callable[[Sequence[Option]], Option]) -> Architecture:
+        """The options that a space declares, but operations as chosen from small to large."""
+        return self.space.canonical({**declared, **{name: choose(them) for name, them in self._operations.items()}})
+
+    @cached_property
+    def _operations(self) -> dict[str, tuple[Option, ...]]:
+        """The options of the choices among operations, whose names have no order, from small to large.
+
+        By the multiply-accumulates, then the parameters, of the network that has an operation wherever it can be.
+        """
+        choices = {name: them for name, them in self.space.choices.items() if all(isinstance(o, str) for o in them)}
+        ordered: dict[tuple[Option, ...], tuple[Option, ...]] = {}
+        for options in dict.fromkeys(choices.values()):
+            names = [name for name, them in choices.items() if them == options]
+
+            def size(option: Option, names: Sequence[str] = names) -> tuple[float, float]:
+                workload = self.workload(self.space.canonical({**self.space.largest(), **dict.fromkeys(names, option)}))
+                return macs(workload), parameters(workload)
+
+            ordered[options] = tuple(sorted(options, key=size))
+        return {name: ordered[options] for name, options in choices.items()}
 
     def use_threads(self) -> None:
         """Train and evaluate with the number of threads of the plan, on which the bits of the results depend."""

@@ -167,7 +167,7 @@ def check_reachable(job: Job, target: Target) -> None:
         least = min(values, key=lambda arch: values[arch])
         value = values[least]
         if value > limit:
-            which = "the smallest" if least == job.space.smallest() else f"the least, {least.id},"
+            which = "the smallest" if least == job.smallest() else f"the least, {least.id},"
             where = f" on {target.name}" if name not in COUNTED else ""
             raise LimitError(
                 f"no network of this space has {LIMITS[name]} of {limit:g} or less{where}: {which} has {value:.3g}; "

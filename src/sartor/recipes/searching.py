@@ -80,7 +80,7 @@ def _chosen_for(job: Job, target: Target, done: Sequence[Trial], measure_error: 
         job.say(f"no trial kept the limits of {target.name}; verifying those of the measured sample that do")
         return within[:count]
     chosen = [trial.arch for trial in worth_verifying(feasible, goals[:2], count)]
-    smallest = job.space.smallest()  # the fastest end of every front, and few trials come near
+    smallest = job.smallest()  # the fastest end of every front, and few trials come near
     return [smallest, *chosen] if smallest in within else chosen
 
 
@@ -102,7 +102,7 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
     tried = {trial.arch for trial in done}
     found: list[Trial] = []
     looks = min(LOOKS, int(job.plan["trials"]))
-    for arch in _looks(job.space, looks, rng) if lacking > 0 else ():
+    for arch in _looks(job, looks, rng) if lacking > 0 else ():
         if len(found) >= 2 * lacking:
             break
         costs_of = {goal.name: goal.measure(arch) for goal in goals[1:]}
@@ -113,13 +113,13 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
     return found
 
 
-def _looks(space: SearchSpace, count: int, rng: random.Random) -> Iterator[Architecture]:
+def _looks(job: Job, count: int, rng: random.Random) -> Iterator[Architecture]:
     """`count` networks from the smallest to the largest, and as many near the largest, which drawing hardly gives."""
-    yield from spread_samples(space, count, [], rng)
+    yield from spread_samples(job.space, count, [], rng)
     for look in range(count):
-        arch = space.largest()
+        arch = job.largest()
         for _ in range(1 + look % MOST_CHANGES):
-            arch = space.mutate(arch, rng)
+            arch = job.space.mutate(arch, rng)
         yield arch
 
 

@@ -108,8 +108,19 @@ def _searched(job: Job) -> Shared:
 
 
 def check_fits(job: Job) -> None:
-    """Raise ValueError, before anything is measured, for a method that does not fit the space or the data."""
-    batches_of(job, method_learner(job, job.network(searching=True), steps=STEPS_OF_A_TRY, cost=constant_cost(job)))
+    """Raise ValueError, before anything is measured, for a method that does not fit the space or the data.
+
+    What the method would bring, but the space does not take, is said aloud.
+    """
+    space, use = job.arguments["space"], use_of(job.method)
+    net = job.network(searching=True)
+    try:
+        batches_of(job, method_learner(job, net, steps=STEPS_OF_A_TRY, cost=constant_cost(job)))
+    except ValueError as error:
+        raise ValueError(f"the method {job.method!r} does not fit the space {space!r} or the data: {error}") from None
+    lacking = [name for name in {**use.searching, **use.both} if name not in job.accepted]
+    if lacking:
+        job.say(f"the space {space!r} takes no {' and no '.join(lacking)}: {job.method} goes without that part of it")
 
 
 def method_learner(job: Job, net: nn.Module, *, steps: int, cost: Soft | None = None) -> Searcher:

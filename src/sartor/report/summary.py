@@ -45,7 +45,11 @@ def summarise(record: Record) -> Json:
         "effects": _all_effects(record, asked),
         "stages": _stages(record),
         "test_error_of_accuracy": _standard_error(record, best),
-        "notes": [*_notes(record, front, baselines), *_trainings([*front, *others], baselines)],
+        "notes": [
+            *_notes(record, front, baselines),
+            *_behind(best, baselines),
+            *_trainings([*front, *others], baselines),
+        ],
     }
 
 
@@ -325,6 +329,21 @@ def _notes(record: Record, front: Sequence[Json], baselines: Sequence[Json]) -> 
         notes.append(f"{of} verified networks exceed the limit: {', '.join(outside)}.")
     notes += _noise([*front, *baselines])
     return list(dict.fromkeys([*notes, *record.notes]))
+
+
+def _behind(best: Json | None, baselines: Sequence[Json]) -> list[str]:
+    """Say which hand-made networks are ahead of the recommended one in both respects."""
+    if best is None or best["validation"] is None or best["latency_ms"] is None:
+        return []
+    ahead = [
+        row["name"]
+        for row in baselines
+        if row["validation"] is not None and row["latency_ms"] is not None
+        and row["validation"] > best["validation"] and row["latency_ms"] <= best["latency_ms"]
+    ]  # fmt: skip
+    if not ahead:
+        return []
+    return [f"Trained from scratch, {' and '.join(ahead)} is more accurate and no slower: the search needs more time."]
 
 
 def _trainings(verified: Sequence[Json], baselines: Sequence[Json]) -> list[str]:
