@@ -254,3 +254,9 @@ def test_the_script_says_how_it_is_used(write: Write, arguments: tuple[str, ...]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "python use.py [--torch] IMAGE" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_the_script_says_that_a_file_is_missing(write: Write) -> None:
+    command = [sys.executable, str(write().folder / "use.py"), "nobody.png"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr.strip()) == (1, "nobody.png: no such file")

@@ -102,7 +102,18 @@ def test_a_limit_out_of_reach_is_told_before_training(tmp_path: Path) -> None:
         LimitError, match=r"median latency in milliseconds of 1e-06 or less on counting: the smallest has 0\.00"
     ):
         recipes.search_for_device("digits", out=tmp_path / "run", limits={"latency_ms": 1e-6}, **SMALL)
-    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert not (tmp_path / "run").exists()  # so that the right command can follow
+
+
+@pytest.mark.parametrize("space", ["fbnet", "nasbench201", "mobilenet"])
+def test_hand_made_networks_are_from_large_to_small(tmp_path: Path, space: str) -> None:
+    """Operations have no order of their own: a skip is small wherever the space names it."""
+    job = prepared(tmp_path / "run")
+    job.run.update({"arguments": {**job.arguments, "space": space}})
+    counted = [macs(job.workload(arch)) for arch in job.hand_made().values()]
+    assert counted == sorted(counted, reverse=True) and counted[0] > counted[-1]
+    drawn = [job.space.sample(random.Random(seed)) for seed in range(10)]
+    assert all(counted[-1] <= macs(job.workload(arch)) <= counted[0] for arch in drawn)
 
 
 def test_same_seed_same_trials_and_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path) -> None:

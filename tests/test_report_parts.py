@@ -26,7 +26,7 @@ from sartor.report.figures import latency_axis
 from sartor.report.page import FILTERS
 from sartor.report.progress import Question, progress
 from sartor.report.reading import read_run
-from sartor.report.summary import summarise
+from sartor.report.summary import _behind, summarise
 from sartor.space import SearchSpace
 from sartor.trial import Trial
 
@@ -175,3 +175,12 @@ def test_a_wide_range_of_latencies_gets_a_logarithmic_axis() -> None:
 def test_the_made_up_device_has_a_limit_that_binds() -> None:
     largest = Architecture({name: options[-1] for name, options in choices().items()})
     assert latency(largest) > 2 * LIMIT_MS
+
+
+def test_a_baseline_that_is_ahead_is_told() -> None:
+    best = {"name": "a", "validation": 0.9, "latency_ms": 2.0}
+    rows = [{"name": n, "validation": v, "latency_ms": ms} for n, v, ms in (("b", 0.95, 1.9), ("c", 0.95, 2.1))]
+    assert _behind(best, rows) == [
+        "Trained from scratch, b is more accurate and no slower: the search needs more time."
+    ]
+    assert not _behind(best, rows[1:]) and not _behind(None, rows)
