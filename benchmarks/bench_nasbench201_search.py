@@ -8,7 +8,8 @@ of MNIST at 16x16 pixels, 500 steps of 64 images, with the recipes of `sartor.be
 `skips after`: share of the six edges that would be skips after a quarter, half, three quarters and all of the search:
 the collapse of DARTS shows here. `trainings`: multiply-accumulates of the search over those of training the mean cell
 alone for as many steps. Random search spends the same: it draws that many cells and one more, and keeps the best by the
-accuracy that CIFAR-10's validation images have after 12 epochs; expectations over all draws, exact.
+accuracy that CIFAR-10's validation images have after 12 epochs; expectations over all draws, exact. SARTOR_STEPS,
+SARTOR_SEEDS and SARTOR_METHODS (names with commas between) ask for another length, number of seeds and other methods.
 
 TangleNAS's edges are entangled, as in its paper: the 1x1 convolution is the centre of the 3x3 one, so that both are one
 convolution of a mixed kernel. Behind it comes a batch norm, which would divide the sum of the two weights away: it is
@@ -41,20 +42,22 @@ from sartor.task import Task, load_task
 Row = Mapping[str, str | float | int | None]
 
 DATA = os.environ.get("SARTOR_MNIST", "mnist.npz")
+NAMED = os.environ.get("SARTOR_METHODS", "").split(",")
 METHODS = (
     *("darts", "gdas", "gdas_gated", "pc_darts", "darts_pt", "darts_pt_fixed", "snas"),
     "tanglenas",
 )
+STEPS, SEEDS = int(os.environ.get("SARTOR_STEPS", "500")), int(os.environ.get("SARTOR_SEEDS", "3"))
 PARTS = 4
 SKIP = "skip_connect"
 
 
 def rows(quick: bool) -> Iterator[Row]:
     """A row per method, then those that need no search."""
-    steps, seeds = (8, 1) if quick else (500, 3)
+    steps, seeds = (8, 1) if quick else (STEPS, SEEDS)
     place = images(quick, steps)
     truth, table = _truth(), load("nasbench201")
-    for method in METHODS:
+    for method in METHODS if NAMED == [""] else NAMED:
         make = ENTANGLED if method == "tanglenas" else method
         several = [search_network(place, make, steps=steps, seed=s, watch=_skips, parts=PARTS) for s in range(seeds)]
         yield _row(method, several, truth, mean_training(place), table.values("cifar10", [one.arch for one in several]))
