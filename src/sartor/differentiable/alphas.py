@@ -90,6 +90,11 @@ class Alphas(nn.Module):
         nodes = self.edge_weights() | dict(edges or {})
         return found | {name: Kept(weights) for name, weights in nodes.items()}
 
+    def mixture(self, fixed: bool = False) -> Assignment:
+        """Return the assignment of DARTS's softmax over all options; `fixed`, without a gradient for the logits."""
+        with torch.set_grad_enabled(not fixed):
+            return self.assignment(relaxations.softmax(self.logits))
+
     def hard(self, positions: Tensor) -> Assignment:
         """Return the assignment of one option to each choice, from (C,) positions; only those options run."""
         rows = zip(self.options.items(), positions.tolist(), strict=True)

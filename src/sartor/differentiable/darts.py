@@ -21,12 +21,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
-from sartor.differentiable import relaxations
 from sartor.differentiable._unrolled import unrolled
 from sartor.differentiable.alphas import Alphas, Assignment
 from sartor.differentiable.descent import Batch, Cost, Descent, Loss, Recipe, total_loss
@@ -106,8 +104,7 @@ class DARTS:
 
     def mixture(self, fixed: bool = False) -> Assignment:
         """Return the mixture of equation 2, all edges of a node kept; `fixed`, without a gradient for the alphas."""
-        with torch.set_grad_enabled(not fixed):
-            return self.alphas.assignment(relaxations.softmax(self.alphas.logits))
+        return self.alphas.mixture(fixed)
 
     def architecture(self) -> Architecture:
         """Return what the alphas prefer now (section 2.4)."""

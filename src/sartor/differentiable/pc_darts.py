@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from sartor.architecture import Architecture
 from sartor.choice import Choice
-from sartor.differentiable import relaxations
 from sartor.differentiable.alphas import Alphas, Assignment
 from sartor.differentiable.descent import Batch, Cost, Descent, Loss, Recipe, total_loss
 from sartor.differentiable.penalties import Penalty, add
@@ -104,8 +103,7 @@ class PCDARTS:
 
         fixed: without a gradient for them.
         """
-        with torch.set_grad_enabled(not fixed):
-            return self.alphas.assignment(relaxations.softmax(self.alphas.logits))
+        return self.alphas.mixture(fixed)
 
     def architecture(self) -> Architecture:
         """Return what alpha times beta prefers now (section 3.3)."""

@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
-from sartor.differentiable import relaxations
 from sartor.differentiable.alphas import Alphas, Assignment
 from sartor.differentiable.descent import Batch, Cost, Descent, Loss, Recipe, total_loss
 from sartor.differentiable.penalties import Penalty, add
@@ -111,7 +110,7 @@ class RARTS:
 
     def mixture(self) -> Assignment:
         """Return the mixture of all operations that both copies run."""
-        return self.alphas.assignment(relaxations.softmax(self.alphas.logits))
+        return self.alphas.mixture()
 
     def architecture(self) -> Architecture:
         """Return what the alphas prefer now, read out as in DARTS."""

@@ -148,8 +148,7 @@ class SDDARTS:
 
     def mixture(self, fixed: bool = False) -> Assignment:
         """Return the mixture of all operations, as `activated` takes it; `fixed`, without a gradient for the alphas."""
-        with torch.set_grad_enabled(not fixed):
-            return self.alphas.assignment(relaxations.softmax(self.alphas.logits))
+        return self.alphas.mixture(fixed)
 
     def architecture(self) -> Architecture:
         """Return what the alphas prefer now, read out as in DARTS."""
