@@ -14,19 +14,17 @@ XAutoDL's own network of DARTS's cells cannot have 8 of them and is left out.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 
-from peer import HERE, THREADS, Library
+from peer import Library, Process
 from sartor.differentiable.darts import DARTS
 from sartor.differentiable.gdas import GDAS
 from sartor.spaces.darts import DartsNetwork
@@ -36,6 +34,7 @@ from sartor.supernet import search_space
 Row = Mapping[str, str | float | int | None]
 GOAL = 0.8
 NNI = Library("NNI 3.0", "nni", "nni_darts_step.py")
+XAUTODL = Library("XAutoDL", "nni", "xautodl_step.py")
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -43,62 +42,24 @@ def rows(quick: bool) -> Iterator[Row]:
     folder = os.environ.get("SARTOR_XAUTODL")
     for what, batch, repeats in (("cells", 4, 9), ("cells", 16, 5), ("DARTS", 16, 9), ("GDAS", 16, 25)):
         with ExitStack() as stack:
-            peers: dict[str, Peer] = {}
+            peers: dict[str, Process] = {}
             if what == "cells":
-                peers[NNI.name] = stack.enter_context(Peer("nni_darts_step.py", {"batch": batch}))
+                peers[NNI.name] = stack.enter_context(Process(NNI, {"batch": batch}))
             elif folder:
                 asked = {"batch": batch, "folder": folder, "network": what}
-                peers["XAutoDL"] = stack.enter_context(Peer("xautodl_step.py", asked))
+                peers[XAUTODL.name] = stack.enter_context(Process(XAUTODL, asked))
             yield from compared(what, batch, 2 if quick else repeats, peers)
 
 
-class Peer:
-    """Another library's steps, taken one at a time in a process of its own."""
-
-    def __init__(self, script: str, asked: Mapping[str, Any]) -> None:
-        """Start the process and read the numbers of parameters."""
-        NNI.check()
-        self.script = script
-        self.process = subprocess.Popen(
-            [NNI.python, HERE / "peers" / script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **dict.fromkeys(THREADS, "1")},
-        )
-        self.parameters: dict[str, int] = json.loads(self.answer(json.dumps(asked)))
-
-    def answer(self, line: str) -> str:
-        """Write a line and read the answer's."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-        found = self.process.stdout.readline()
-        if not found:
-            raise RuntimeError(f"{self.script} ended: run it by hand to see why")
-        return found
-
-    def __call__(self) -> float:
-        """Return the CPU seconds of a step."""
-        return float(self.answer("step"))
-
-    def __enter__(self) -> Peer:
-        """Return the peer itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
-
-
-def compared(what: str, batch: int, repeats: int, peers: Mapping[str, Peer]) -> Iterator[Row]:
+def compared(what: str, batch: int, repeats: int, peers: Mapping[str, Process]) -> Iterator[Row]:
     """Take steps in turns, two of each unmeasured first."""
     network, step = ours(what, batch)
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     convolutions = sum(module.weight.numel() for module in layers)
-    calls: dict[str, Callable[[], float]] = {"ours": step, **peers}
+    calls: dict[str, Callable[[], float]] = {
+        "ours": step,
+        **{name: partial(peer.answer, "step") for name, peer in peers.items()},
+    }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 2):
         for name, call in calls.items():
@@ -106,14 +67,14 @@ def compared(what: str, batch: int, repeats: int, peers: Mapping[str, Peer]) -> 
             if turn > 1:
                 times[name].append(seconds)
     medians = {name: statistics.median(own) for name, own in times.items()}
-    same = {name: peer for name, peer in peers.items() if peer.parameters["convolutions"] == convolutions}
+    same = {name: peer for name, peer in peers.items() if peer.first["convolutions"] == convolutions}
     best = min((medians[name] for name in same), default=None)
     for name, own in times.items():
         yield {
             "step": {"cells": "DARTS, DARTS's cells"}.get(what, f"{what}, NAS-Bench-201's cell"),
             "batch": batch,
             "library": name,
-            "weights of layers": peers[name].parameters["convolutions"] if name in peers else convolutions,
+            "weights of layers": peers[name].first["convolutions"] if name in peers else convolutions,
             "CPU s": round(medians[name], 3),
             "lowest": round(min(own), 3),
             "highest": round(max(own), 3),

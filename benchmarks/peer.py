@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,43 @@ class Library:
             raise RuntimeError(f"{self.name} failed: {done.stderr.strip().splitlines()[-1:]}")
         answer: list[dict[str, Any]] = json.loads(done.stdout)
         return answer
+
+
+class Process:
+    """A peer's script that runs on: it answers each line of JSON with one."""
+
+    def __init__(self, library: Library, asked: Mapping[str, Any]) -> None:
+        """Start the script with its first line; `first` is the answer."""
+        library.check()
+        self.library = library
+        self._process = subprocess.Popen(
+            [library.python, HERE / "peers" / library.script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **dict.fromkeys(THREADS, "1")},
+        )
+        self.first: Any = self.answer(asked)
+
+    def answer(self, order: Any) -> Any:
+        """Return the answer to an order; RuntimeError if the script ended."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        found = self._process.stdout.readline()
+        if not found:
+            raise RuntimeError(f"{self.library.script} ended: run it by hand to see why")
+        return json.loads(found)
+
+    def __enter__(self) -> Process:
+        """Return the process itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def grid_of(problem: Problem) -> NDArray[np.float64]:

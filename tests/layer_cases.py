@@ -94,6 +94,17 @@ def kernels(*, stride: int, dilation: int) -> nn.Module:
     )
 
 
+def transformed(width: Width, *, stride: int, dilation: int) -> nn.Module:
+    w, kernel, other = width(), Choice([1, 3, 5]), Choice([5, 1])
+    return sequence(
+        elastic.TransformedConv2d(2, w, kernel, stride, "same", dilation=dilation),
+        nn.Tanh(),
+        elastic.TransformedConv2d(w, w, kernel, padding="same", groups=w, bias=False),
+        nn.Tanh(),
+        elastic.TransformedConv2d(w, 3, other, padding="same"),
+    )
+
+
 def even_kernels() -> nn.Module:
     kernel = Choice([2, 4])
     return sequence(elastic.Conv1d(2, 4, kernel, stride=2, padding=1), elastic.Conv1d(4, 3, kernel, padding=2))
@@ -343,6 +354,8 @@ CASES = [
     LayerCase("kernel-strided", partial(kernels, stride=2, dilation=1), partial(volume, 2, 9)),
     LayerCase("kernel-dilated", partial(kernels, stride=2, dilation=2), partial(volume, 2, 9)),
     LayerCase("kernel-even", even_kernels, line),
+    *both_widths("transformed", partial(transformed, stride=1, dilation=1), partial(volume, 2, 7)),
+    LayerCase("transformed-strided", partial(transformed, first, stride=2, dilation=2), partial(volume, 2, 9)),
     *both_widths("transposed", transposed, image),
     LayerCase("transposed-groups", groups_of(transposed_groups, [1, 2, 4]), image),
     LayerCase("transposed-groups-listed", groups_of(transposed_groups, [(1,), (0, 3), (0, 1, 2, 3)]), image),

@@ -67,12 +67,12 @@ def test_labels_have_their_share_of_what_the_others_learn(share: float) -> None:
     with torch.no_grad(), activated(copy.deepcopy(bignas.net).train(), bignas.largest) as net:
         teacher = net(resized(images, net))
     largest = gradients(alone(bignas.net, bignas.largest, images, labels, None))
-    distilled = gradients(alone(bignas.net, bignas.smallest, images, labels, teacher))
+    distilled = gradients(alone(bignas.net, bignas.space.smallest(), images, labels, teacher))
     hard = copy.deepcopy(bignas.net).train()
-    with activated(hard, bignas.smallest):
+    with activated(hard, bignas.space.smallest()):
         torch.autograd.backward([F.cross_entropy(hard(resized(images, hard)), labels)])
     bignas.label_share = share
-    bignas.backward(images, labels, [bignas.smallest])
+    bignas.backward(images, labels, [bignas.space.smallest()])
     for name, found in gradients(bignas.net).items():
         expected = largest[name] + (1 - share) * distilled[name] + share * gradients(hard)[name]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -82,7 +82,7 @@ def test_the_teacher_gives_the_largest_no_gradient() -> None:
     bignas = learner()
     images, labels = toy_batch(0, 16)
     labelled = gradients(alone(bignas.net, bignas.largest, images, labels, None))
-    bignas.backward(images, labels, [bignas.smallest])
+    bignas.backward(images, labels, [bignas.space.smallest()])
     found = gradients(bignas.net)
     only_largest = [name for name in found if name.startswith(("blocks.1.", "blocks.2."))]
     assert only_largest and all(labelled[name].any() for name in only_largest)
@@ -94,7 +94,7 @@ def test_the_teacher_gives_the_largest_no_gradient() -> None:
 
 def test_the_smallest_is_a_strict_prefix_of_the_largest() -> None:
     bignas = learner()
-    small = extract(bignas.net, bignas.smallest).state_dict()
+    small = extract(bignas.net, bignas.space.smallest()).state_dict()
     large = bignas.net.state_dict()
     for name, value in small.items():
         whole = large[name if name in large else name.replace("mix.", "mix.conv.")]
@@ -141,9 +141,11 @@ def test_only_the_largest_has_dropout_and_each_child_its_resolution() -> None:
 
 def test_weight_decay_is_the_gradient_of_the_largests_l2_term() -> None:
     plain, decayed = learner(), learner(weight_decay=0.1)
+    found: list[dict[str, Tensor]] = []
     for bignas in (plain, decayed):
-        bignas.backward(*toy_batch(0, 16), bignas.others())
-    before, after = gradients(plain.net), gradients(decayed.net)
+        bignas.training.scaler.step = lambda _, net=bignas.net: found.append(gradients(net))  # type: ignore[method-assign, misc]
+        bignas.step(toy_batch(0, 16))
+    before, after = found
     for name, parameter in plain.net.named_parameters():
         used_by_largest = not name.startswith("mix.conv")
         factor = 0.1 if parameter.dim() > 1 and used_by_largest else 0.0
@@ -154,10 +156,10 @@ def test_the_sub_networks_of_a_step_depend_on_seed_and_step_alone() -> None:
     one, two, other = learner(), learner(), learner(seed=1)
     drawn = []
     for step in range(8):
-        one.done = two.done = other.done = step
+        one.training.done = two.training.done = other.training.done = step
         assert one.others() == two.others()
         drawn.append(one.others() != other.others())
-        assert one.others()[0] == one.smallest and len(one.others()) == 3
+        assert one.others()[0] == one.space.smallest() and len(one.others()) == 3
     assert any(drawn)
 
 
@@ -169,11 +171,10 @@ def test_the_scalars_are_the_losses_written_out() -> None:
     scalars = bignas.step((images, labels))
     assert scalars["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert scalars["distillation"] > 0
-    assert scalars["learning_rate"] == bignas.optimizer.param_groups[0]["lr"] == 1 / 16
+    assert scalars["learning_rate"] == bignas.training.optimizer.param_groups[0]["lr"] == 1 / 16
 
 
 def test_a_sandwich_of_the_largest_alone_is_supervised_training() -> None:
     bignas = learner()
-    bignas.n_random = 0
-    bignas.smallest = bignas.largest
+    bignas.others = lambda: [bignas.largest]  # type: ignore[method-assign]
     assert bignas.step(toy_batch(0, 16))["distillation"] == pytest.approx(0.0, abs=1e-6)

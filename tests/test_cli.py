@@ -270,7 +270,7 @@ def test_a_search_that_never_began_is_started_again(
         return Run.create(out, {}, force=force)
 
     monkeypatch.setattr(recipes, "search_for_device", recipe)
-    monkeypatch.setattr(commands, "_conclude", lambda folder: None)
+    monkeypatch.setattr(commands, "conclude", lambda folder: None)
     assert main(["search", "digits", "--out", str(tmp_path), *option]) == 0
     assert begun == ["digits"]
     assert commands.is_run(tmp_path)

@@ -91,7 +91,7 @@ def test_it_takes_the_steps_and_reports_each() -> None:
     seen: list[tuple[int, int]] = []
     learner = bignas()
     fit(learner, ToySplit(), steps=5, batch_size=8, progress=lambda done, steps, _: seen.append((done, steps)))
-    assert seen == [(done, 5) for done in range(1, 6)] and learner.done == 5
+    assert seen == [(done, 5) for done in range(1, 6)] and learner.training.done == 5
 
 
 def test_the_data_of_a_split_and_of_an_iterable_reach_the_learner() -> None:

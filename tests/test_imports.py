@@ -42,7 +42,17 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "trial",
         "units",
     ),
-    1: ("choice", "nn", "relaxation", "rmsprop", "supernet", "workload"),
+    1: (
+        "assignments",
+        "choice",
+        "distributed",
+        "nn",
+        "optimizers",
+        "permutation",
+        "relaxation",
+        "supernet",
+        "workload",
+    ),
     2: (
         *("costs", "data", "deploy", "differentiable", "evaluation", "oneshot", "predictors", "report"),
         *("spaces", "strategies", "tables", "targets", "task"),
@@ -54,6 +64,7 @@ LAYER = {part: layer for layer, parts in LAYERS.items() for part in parts}
 
 # Between families of layer 2, and nothing else.
 ALLOWED = {
+    ("oneshot", "data"),  # two views of an image, as augmented there; samples drawn by their numbers
     ("strategies", "predictors"),
     ("costs", "predictors"),  # a profile chooses one of them
     ("costs", "targets"),
@@ -67,6 +78,7 @@ ALLOWED = {
 METHODS = ("oneshot", "differentiable", "strategies", "spaces", "predictors")
 SHARED = (
     *("._", ".losses", ".cell_operations"),
+    *(".divergences", ".sampling", ".splitting"),
     *(".alphas", ".descent", ".diagnostics", ".importance", ".mixers", ".penalties", ".readout", ".relaxations"),
 )
 

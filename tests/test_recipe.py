@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sartor.oneshot import Recipe
-from sartor.rmsprop import RMSProp
+from sartor.optimizers import LARS, RMSProp
 
 
 @pytest.mark.parametrize("steps", [1_000, 37_123])
@@ -75,3 +75,68 @@ def test_rmsprop_without_gradients_does_nothing_and_takes_no_closure() -> None:
     assert weight.item() == 1.0
     with pytest.raises(ValueError, match="takes no closure"):
         optimizer.step(lambda: 0.0)
+
+
+def test_lars_moves_a_weight_by_a_share_of_its_size_and_a_bias_as_sgd() -> None:
+    weight, bias, idle = (
+        nn.Parameter(torch.tensor([[3.0, 4.0]])),
+        nn.Parameter(torch.ones(1)),
+        nn.Parameter(torch.ones(1, 1)),
+    )
+    optimizer = LARS([weight, bias, idle], lr=0.5, momentum=0.9, trust=0.01)
+    expected, velocity, plain, moved = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), 1.0, 0.0
+    for gradient in (torch.tensor([[0.0, 2.0]]), torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2)):
+        weight.grad, bias.grad = gradient, torch.tensor([2.0])
+        optimizer.step()
+        ratio = 0.01 * expected.norm() / gradient.norm() if gradient.any() else 1.0
+        velocity = 0.9 * velocity + 0.5 * ratio * gradient
+        expected = expected - velocity
+        moved = 0.9 * moved + 0.5 * 2.0
+        plain -= moved
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-6, atol=0)
+    assert bias.item() == pytest.approx(plain) and idle.item() == 1.0
+    with pytest.raises(ValueError, match="LARS takes no closure"):
+        optimizer.step(lambda: 0.0)
+
+
+def test_lars_scales_linearly_with_the_batch() -> None:
+    recipe = Recipe(optimizer="lars", lr=4.8, schedule="cosine", warmup=0.25)
+    assert recipe.learning_rate(1, 4, 1024) == pytest.approx(1.2)
+    assert isinstance(recipe.optimizer_of([nn.Parameter(torch.ones(1))]), LARS)
+
+
+def test_a_warm_up_rises_in_a_line_and_the_schedule_has_what_remains() -> None:
+    warm, plain = (Recipe(optimizer="sgd", lr=1.0, lr_batch=64, schedule="cosine", warmup=part) for part in (0.2, 0.0))
+    rates = [warm.learning_rate(step, 100, 64) for step in range(100)]
+    assert rates[:20] == pytest.approx([(step + 1) / 21 for step in range(20)])
+    assert rates[20] == 1.0 and rates[20:] == pytest.approx([plain.learning_rate(step, 80, 64) for step in range(80)])
+
+
+def test_linear_falls_to_zero_and_constant_stays() -> None:
+    linear, constant = (Recipe(optimizer="sgd", lr=2.0, lr_batch=8, schedule=kind) for kind in ("linear", "constant"))
+    assert [linear.learning_rate(step, 4, 8) for step in range(5)] == [2.0, 1.5, 1.0, 0.5, 0.0]
+    assert {constant.learning_rate(step, 4, 8) for step in range(4)} == {2.0}
+
+
+def test_sgd_scales_with_the_batch_and_adam_with_its_root() -> None:
+    assert Recipe(optimizer="sgd", lr=1.0, lr_batch=256).learning_rate(0, 1, 64) == 0.25
+    assert Recipe(optimizer="adam", lr=1.0, lr_batch=256).learning_rate(0, 1, 64) == 0.5
+
+
+def test_gradients_are_clipped_by_norm_or_by_value() -> None:
+    for recipe, expected in (
+        (Recipe(clip_norm=1.0), [0.6, -0.8]),
+        (Recipe(clip_value=3.5), [3.0, -3.5]),
+        (Recipe(), [3.0, -4.0]),
+    ):
+        weights = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+        for weight, value in zip(weights, (3.0, -4.0), strict=False):
+            weight.grad = torch.tensor([value])
+        recipe.clip(weights)
+        assert [float(w.grad) for w in weights[:2] if w.grad is not None] == pytest.approx(expected, rel=1e-5)
+        assert weights[2].grad is None
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="optimizer='lamb' is unknown"):
+        Recipe(optimizer="lamb").optimizer_of([nn.Parameter(torch.ones(1))])  # type: ignore[arg-type]

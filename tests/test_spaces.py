@@ -144,6 +144,7 @@ def test_every_block_starts_as_its_skip(size: tuple[int, int]) -> None:
         assert blocks
         with activated(network, arch), torch.no_grad():
             for block in blocks:
+                assert block.expand_conv is not None and block.skip is not None
                 channels = block.expand_conv.in_channels
                 x = torch.randn(2, int(channels), 6, 6)
                 assert torch.equal(block(x), block.skip(x))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sartor.atomic import write_bytes
 
-__all__ = ["flatten", "load_newest", "nan_in", "save", "unflatten"]
+__all__ = ["flatten", "load_newest", "nan_in", "pack", "save", "unflatten", "unpack"]
 
 FORMAT = 1
 _KEPT = 2
@@ -95,6 +95,19 @@ def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     if kind == "dict":
         return {unflatten(tensors, key): unflatten(tensors, item) for key, item in value}
     raise ValueError(f"unknown kind of node {kind!r}")
+
+
+def pack(state: Any) -> bytes:
+    """Return nested state as bytes, for another process; errors as `flatten`."""
+    tensors, tree = flatten(state)
+    return safetensors.torch.save(tensors, {"tree": json.dumps(tree, allow_nan=False)})
+
+
+def unpack(data: bytes) -> Any:
+    """Return the state of `pack`."""
+    size = int.from_bytes(data[:8], "little")  # of the header, which holds what is no tensor
+    tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["tree"])
+    return unflatten(safetensors.torch.load(data), tree)
 
 
 def nan_in(state: Any) -> str | None:

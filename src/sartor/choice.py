@@ -11,7 +11,8 @@ layer applies it with two functions:
 - `take(t, size, dim)` for what the layer *reads*: hard, the slice; soft, every entry times the chance that it
   is kept.
 
-A choice of index lists can also be under `Kept`: a weight for each index, tied to no option.
+A choice of index lists can also be under `Kept`: a weight for each index, tied to no option. A width can be under
+`PerSample`: an option for each sample of a batch, which is a mask for each sample where a layer reads.
 
 So a soft width is masked exactly once, at its consumers and hence after the normalisation and the activation
 that follow its producer. Masking at producer and consumer both would square the mask, and masking a producer
@@ -23,13 +24,13 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from sartor.architecture import Option, frozen, same
+from sartor.assignments import Assignment, Kept, Mixed, PerSample, Soft
 from sartor.sizes import concatenate, floor_divide, head_of_groups, indices, largest_option, position, times
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Derived",
     "Kept",
     "Mixed",
+    "PerSample",
     "Size",
     "concat",
     "extent",
@@ -45,28 +47,6 @@ __all__ = [
     "per_group",
     "take",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """A weight for each index that a choice of index lists selects from, tied to none of its options.
-
-    weights: (extent,). DARTS sums all inputs of a node while it searches, which is `Kept(ones)`: the options are pairs
-    of inputs, and no weights over pairs say that.
-    """
-
-    weights: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Mixed:
-    """Weights over the options of a mixed operation, and another way to mix than the weighted sum.
-
-    weights: (num_options,). mix: (weights, operations, input) -> output; it decides what runs, forward and backward.
-    """
-
-    weights: Tensor
-    mix: Callable[[Tensor, Sequence[Callable[[Tensor], Tensor]], Tensor], Tensor]
 
 
 class Size:
@@ -101,16 +81,31 @@ class Size:
     def extent(self) -> int:
         """Length of the dimension that the size selects from: the largest option must fit in."""
         if self._extent is None:
-            self._extent = max(kept[-1] + 1 for kept in map(indices, self.options))
+            self._extent = max(kept[-1] + 1 if kept else 0 for kept in map(self.kept_by, self.options))
         return self._extent
 
+    def kept_by(self, option: Option) -> Sequence[int]:
+        """The indices that an option keeps. Raises ValueError for one that is no size."""
+        return indices(option)
+
+    @property
+    def rows(self) -> Tensor | None:
+        """(N,) position of each sample's option under `PerSample`, else None."""
+        if any(isinstance(root.soft, PerSample) for root in self.roots):
+            raise ValueError(f"{self!r} cannot be read under PerSample: give its choices one option for all samples")
+        return None
+
     def mask(self, like: Tensor) -> Tensor:
-        """(extent,) probability that each index is kept, in `like`'s dtype and device."""
+        """(extent,) probability that each index is kept, in `like`'s dtype and device.
+
+        Under `PerSample` (N, extent), whether each sample keeps it.
+        """
         if self._kept is None:
             self._kept = torch.zeros(len(self.options), self.extent, device="cpu")
             for row, option in zip(self._kept, self.options, strict=True):
-                row[list(indices(option))] = 1.0
-        return self.probabilities(like) @ self._kept.to(like)
+                row[list(self.kept_by(option))] = 1.0
+        rows = self.rows
+        return self.probabilities(like) @ self._kept.to(like) if rows is None else self._kept.to(like)[rows]
 
     def probabilities(self, like: Tensor) -> Tensor:
         """(num_options,) chance of each option, one-hot when hard."""
@@ -177,7 +172,7 @@ class Choice(Size):
         if any(same(a, b) for a, b in itertools.combinations(self.options, 2)):
             raise ValueError(f"options {self.options} of choice {name or ''!r} repeat; give each one once")
         self.roots = (self,)
-        self.soft: Tensor | Kept | Mixed | None = None
+        self.soft: Soft | None = None
         self.position = position(self.options, largest_option(self.options))
 
     @property
@@ -194,22 +189,34 @@ class Choice(Size):
 
     @property
     def weights(self) -> Tensor | None:
-        """(num_options,) weights in force, None when hard. Raises ValueError under `Kept`."""
+        """(num_options,) weights in force, None when hard. Raises ValueError under `Kept` and `PerSample`."""
         if isinstance(self.soft, Kept):
             raise ValueError(f"{self!r} is under Kept: it has a weight for each index, none for its options; read mask")
+        if isinstance(self.soft, PerSample):
+            raise ValueError(f"{self!r} is under PerSample, as only a width can be: give one option for all samples")
         return self.soft.weights if isinstance(self.soft, Mixed) else self.soft
+
+    @property
+    def rows(self) -> Tensor | None:
+        """(N,) position of each sample's option under `PerSample`, else None."""
+        return self.soft.positions if isinstance(self.soft, PerSample) else None
 
     def mask(self, like: Tensor) -> Tensor:
         """(extent,) probability that each index is kept, or its weight under `Kept`, in `like`'s dtype and device."""
         return self.soft.weights.to(like) if isinstance(self.soft, Kept) else super().mask(like)
 
-    def set(self, assignment: Option | Tensor | Kept | Mixed) -> None:
-        """Put an option (hard), or a weight for each option or each index (soft), in force.
+    def set(self, assignment: Assignment) -> None:
+        """Put an option (hard), or a weight for each option or index, or an option for each sample (soft), in force.
 
         Raises ValueError if it is none of these, and for weights of indices where an option is no index list.
         """
         if isinstance(assignment, Kept):
             self.soft = self._fitting(assignment)
+        elif isinstance(assignment, PerSample):
+            positions = assignment.positions
+            if positions.dim() != 1 or positions.dtype != torch.int64:
+                raise ValueError(f"{self!r} needs (N,) int64 positions, got {positions.dtype} {tuple(positions.shape)}")
+            self.soft = assignment
         elif not isinstance(assignment, Tensor | Mixed):
             self.position, self.soft = position(self.options, assignment), None
         else:
@@ -226,12 +233,12 @@ class Choice(Size):
         return kept
 
     @property
-    def state(self) -> tuple[int, Tensor | Kept | Mixed | None]:
+    def state(self) -> tuple[int, Soft | None]:
         """All that is in force, to be put back later."""
         return self.position, self.soft
 
     @state.setter
-    def state(self, state: tuple[int, Tensor | Kept | Mixed | None]) -> None:
+    def state(self, state: tuple[int, Soft | None]) -> None:
         self.position, self.soft = state
 
     def evaluate(self, lookup: Callable[[Choice], Option]) -> Option:
@@ -299,6 +306,21 @@ class Derived(Size):
         index = torch.tensor([position[value] for value in self._values], device=soft.device)
         return soft.new_zeros(len(self.options)).index_add(0, index, joint)
 
+    @property
+    def rows(self) -> Tensor | None:
+        """(N,) position of each sample's value under `PerSample` of any root choice, else None."""
+        found = [root.rows for root in self.roots]
+        some = next((rows for rows in found if rows is not None), None)
+        if some is None:
+            return None
+        combination = torch.zeros_like(some)
+        for root, rows in zip(self.roots, found, strict=True):
+            if rows is None and root.soft is not None:
+                raise ValueError(f"{self!r} mixes PerSample with weights; give {root!r} an option")
+            combination = combination * len(root.options) + (root.position if rows is None else rows)
+        position = {option: i for i, option in enumerate(self.options)}
+        return torch.tensor([position[value] for value in self._values], device=some.device)[combination]
+
     def evaluate(self, lookup: Callable[[Choice], Option]) -> Option:
         """The value that follows when every root choice holds `lookup(choice)`."""
         return self.fn(*[p.evaluate(lookup) if isinstance(p, Size) else p for p in self.parents])
@@ -321,12 +343,17 @@ def keep(tensor: Tensor, size: int | Size, dim: int = 0) -> Tensor:
 
 
 def take(tensor: Tensor, size: int | Size, dim: int = 0) -> Tensor:
-    """What a layer reads. Hard: as `keep`. Soft: every entry times the probability that it is kept."""
+    """What a layer reads. Hard: as `keep`. Soft: every entry times the probability that it is kept.
+
+    Under `PerSample` weights stay whole: the layer masks its input instead, see `sartor.nn.elastic.read`.
+    """
     if not isinstance(size, Size):
         return tensor
     value = size.hard
     if value is not None:
         return select(tensor, value, dim)
+    if size.rows is not None:
+        return tensor
     shape = [1] * tensor.dim()
     shape[dim] = -1
     return tensor * size.mask(tensor).view(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from sartor.architecture import Architecture
 from sartor.nn import at_resolution, channels_last
 from sartor.supernet import extract, recalibrate_batchnorm
 
-__all__ = ["SharedWeightError", "predictions", "specialised"]
+__all__ = ["SharedWeightError", "compiled", "predictions", "specialised"]
 
 
 def predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -30,6 +31,23 @@ def specialised(supernet: nn.Module, arch: Architecture, calibration: Iterable[T
     network = channels_last(extract(supernet, arch))
     recalibrate_batchnorm(network, calibration)
     return network.eval()
+
+
+def compiled(network: nn.Module, example: Tensor) -> nn.Module:
+    """The network behind `torch.compile`, tried on `example` (N, C, H, W); itself, with a warning, where that fails.
+
+    It is for extracted networks: a supernet would be compiled anew for every sub-network. Nothing is compiled for
+    another shape of the batch before it is met. A warning says why, such as that there is no C++ compiler.
+    """
+    fast: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    try:
+        with torch.no_grad():
+            at_resolution(fast, example)
+    except (RuntimeError, ImportError, OSError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        warnings.warn(f"{type(network).__name__} runs uncompiled, as torch.compile fails: {reason}", stacklevel=2)
+        return network
+    return fast
 
 
 class SharedWeightError:

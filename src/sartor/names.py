@@ -66,16 +66,50 @@ def check_search(name: str) -> None:
     """Check the name of a method that a device search can train its shared weights with.
 
     Raises:
-        ValueError: as `check`, or the method finds no architecture: it has no `architecture()`.
+        ValueError: as `check`, or the method leaves nothing to search: it has neither an `architecture()` nor, as
+            `passes_per_step` tells, weights that sub-networks share.
     """
     check("methods", name)
+    if not (reads_out(name) or shares_weights(name)):
+        raise ValueError(f"the method {name!r} leaves nothing to search; those that do: {', '.join(_searched())}")
+
+
+def check_train(name: str) -> None:
+    """Check the name of a method that trains shared weights; ValueError as `check`, or it does something else."""
+    check("methods", name)
+    if not shares_weights(name):
+        able = [one for one in built_in("methods") if shares_weights(one)]
+        raise ValueError(
+            f"the method {name!r} trains no shared weights to specialise; those that do: {', '.join(able)}"
+        )
+
+
+def reads_out(name: str) -> bool:
+    """Tell whether a method finds an architecture by itself, as those of differentiable search."""
+    return "architecture" in _members("methods", name)
+
+
+def shares_weights(name: str) -> bool:
+    """Tell whether a method trains weights that sub-networks share and are deployed with."""
+    return not reads_out(name) and "passes_per_step" in _members("methods", name)
+
+
+def _searched() -> list[str]:
+    return [one for one in built_in("methods") if reads_out(one) or shares_weights(one)]
+
+
+def _members(family: str, name: str) -> set[str]:
+    """Return the names of the methods of a class, and of the attributes that it sets; by reading a built-in one."""
     if is_own(name):
-        if not callable(getattr(_own("methods", name), "architecture", None)):
-            raise ValueError(f"{name!r} searches nothing: it has no method architecture")
-        return
-    if name != "bignas" and not (_PACKAGE / "differentiable" / f"{name}.py").is_file():
-        able = [one for one in built_in("methods") if (_PACKAGE / "differentiable" / f"{one}.py").is_file()]
-        raise ValueError(f"the method {name!r} searches nothing; those that do: bignas, {', '.join(able)}")
+        return {*dir(_own(family, name))}
+    path = next(path for path in _files(family) if path.stem == name)
+    found = next(node for node in ast.parse(path.read_bytes()).body if _named(node, _class_of(path, family)))
+    members = {node.name for node in ast.walk(found) if isinstance(node, ast.FunctionDef)}
+    return members | {node.attr for node in ast.walk(found) if isinstance(node, ast.Attribute)}
+
+
+def _named(node: ast.stmt, name: str) -> bool:
+    return isinstance(node, ast.ClassDef) and node.name == name
 
 
 def load(family: str, name: str) -> type:

@@ -9,7 +9,16 @@ from typing import TypeGuard
 
 from sartor.architecture import Option, same
 
-__all__ = ["concatenate", "floor_divide", "head_of_groups", "indices", "largest_option", "position", "times"]
+__all__ = [
+    "ascending",
+    "concatenate",
+    "floor_divide",
+    "head_of_groups",
+    "indices",
+    "largest_option",
+    "position",
+    "times",
+]
 
 
 def largest_option(options: Sequence[Option]) -> Option:
@@ -21,6 +30,15 @@ def largest_option(options: Sequence[Option]) -> Option:
     if len(tuples) == len(options):
         return max(reversed(tuples), key=len)
     return options[-1]
+
+
+def ascending(options: Sequence[Option]) -> list[Option]:
+    """The options from the smallest to the largest: numbers by value, tuples by length, all else as given."""
+    if all(isinstance(option, (int, float)) for option in options):
+        return sorted(options, key=float)  # type: ignore[arg-type]
+    if all(isinstance(option, tuple) for option in options):
+        return sorted(options, key=len)  # type: ignore[arg-type]
+    return list(options)
 
 
 def indices(value: Option) -> Sequence[int]:

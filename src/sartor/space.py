@@ -69,11 +69,17 @@ class SearchSpace:
 
     def is_active(self, name: str, values: Mapping[str, Option]) -> bool:
         """Tell whether the choice matters under `values`: a condition on an inactive choice does not hold."""
-        gate = self._tests.get(name)
-        return gate is None or any(
-            all(self.is_active(other, values) and key(values[other]) in allowed for other, allowed in alternative)
-            for alternative in gate
-        )
+        return self._is_active(name, values, {})
+
+    def _is_active(self, name: str, values: Mapping[str, Option], known: dict[str, bool]) -> bool:
+        """Remember what was found: through gates with alternatives, a choice is reached in exponentially many ways."""
+        if name not in known:
+            gate = self._tests.get(name)
+            known[name] = gate is None or any(
+                all(self._is_active(one, values, known) and key(values[one]) in allowed for one, allowed in alternative)
+                for alternative in gate
+            )
+        return known[name]
 
     def canonical(self, values: Mapping[str, Option]) -> Architecture:
         """Return the architecture that `values` means: inactive choices take their first option.

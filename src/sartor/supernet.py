@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sartor.architecture import Option
-from sartor.choice import Choice, Kept, Mixed, Size
+from sartor.assignments import Assignment
+from sartor.choice import Choice, Size
 from sartor.nn.elastic import Elastic
 from sartor.nn.resolution import at_resolution
 from sartor.space import Condition, Gate, SearchSpace
@@ -58,8 +59,8 @@ def search_space(model: nn.Module) -> SearchSpace:
 
 
 @contextmanager
-def activated(model: nn.Module, assignment: Mapping[str, Option | Tensor | Kept | Mixed]) -> Iterator[nn.Module]:
-    """Put options (hard), or weights over options or indices (soft), in force for the `with` block, then restore.
+def activated(model: nn.Module, assignment: Mapping[str, Assignment]) -> Iterator[nn.Module]:
+    """Put options (hard), or weights or options per sample (soft), in force for the `with` block, then restore.
 
     Choices that `assignment` leaves out keep what they hold. Raises ValueError for an unknown name or option,
     with nothing changed. The state lives on the model's own choices: one model serves one thread, as with

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sartor.checkpoint import flatten, unflatten
 from sartor.protocols import Learner
@@ -18,6 +21,9 @@ from sartor.supernet import named_choices
 Make = Callable[[], Learner]
 Batches = Callable[[int], Any]
 """The batch of a step."""
+
+STEPS = 8
+"""Over which a learner's cost is counted."""
 
 
 def steps(learner: Learner, batches: Batches, first: int, last: int) -> list[dict[str, float]]:
@@ -30,7 +36,8 @@ def steps(learner: Learner, batches: Batches, first: int, last: int) -> list[dic
 
 
 def tensors_of(learner: Learner) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in flatten(learner.state_dict())[0].items()}
+    """Return the tensors of the state in the order of their names: moments come in that of their first use."""
+    return {name: value.clone() for name, value in sorted(flatten(learner.state_dict())[0].items())}
 
 
 def networks_of(learner: Learner) -> list[nn.Module]:
@@ -86,6 +93,49 @@ def a_step_leaves_the_batch_alone(make: Make, batches: Batches) -> None:
     assert all(map(torch.equal, flatten(batch)[0].values(), copies.values()))
 
 
+@contextmanager
+def counted() -> Iterator[dict[str, int]]:
+    """Count what runs in the block: backward passes through any graph, and optimiser steps."""
+    counts = {"passes": 0, "updates": 0}
+    run: Any = torch.autograd.graph._engine_run_backward
+
+    def backward(*inputs: Any, **keywords: Any) -> Any:
+        counts["passes"] += 1
+        return run(*inputs, **keywords)
+
+    def stepped(*_: Any) -> None:
+        counts["updates"] += 1
+
+    handle = register_optimizer_step_post_hook(stepped)
+    torch.autograd._engine_run_backward = backward  # type: ignore[attr-defined]
+    try:
+        yield counts
+    finally:
+        torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]
+        handle.remove()
+
+
+def its_effort_is_what_it_ran(make: Make, batches: Batches) -> None:
+    """For a learner that says what it costs: passes and updates, on average as many a step as it announces."""
+    learner: Any = make()
+    assert tuple(learner.effort)[::2] == (0, 0)
+    with counted() as counts:
+        steps(learner, batches, 0, STEPS)
+    members = getattr(learner, "members", 1)  # networks that one backward pass goes through
+    assert learner.effort.passes == members * counts["passes"] > 0
+    assert learner.effort.updates == counts["updates"] > 0
+    announced = getattr(learner, "passes_per_step", learner.effort.passes / STEPS)
+    assert announced == pytest.approx(learner.effort.passes / STEPS, rel=0.5)
+
+
+def its_effort_is_saved(make: Make, batches: Batches) -> None:
+    one: Any = make()
+    steps(one, batches, 0, 2)
+    two: Any = make()
+    two.load_state_dict(one.state_dict())
+    assert two.effort == one.effort
+
+
 LAWS = (
     it_is_a_learner,
     the_loss_falls,
@@ -95,3 +145,6 @@ LAWS = (
     choices_are_left_as_they_were,
     a_step_leaves_the_batch_alone,
 )
+
+LAWS_OF_EFFORT = (its_effort_is_what_it_ran, its_effort_is_saved)
+"""Of learners with `effort`."""

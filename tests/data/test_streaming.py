@@ -53,6 +53,14 @@ def test_it_equals_the_split_in_memory(folder: Path) -> None:
             assert torch.equal(y, y_expected)
 
 
+def test_samples_are_served_by_their_numbers_as_from_memory(folder: Path) -> None:
+    train, reference = streamed(folder).train, load_task(folder).train
+    chosen = np.array([5, 0, 5, 11])
+    for step, augment in ((0, False), (3, True)):
+        pair = (split.at(chosen, step, augment=augment) for split in (train, reference))  # type: ignore[attr-defined]
+        assert all(map(torch.equal, *pair))
+
+
 def test_a_copy_through_pickle_serves_the_same(folder: Path) -> None:
     train = streamed(folder).train
     expected = train.batch(2, 8, augment=True)

@@ -68,6 +68,19 @@ def test_the_most_accurate_candidate_goes_on_and_the_reduction_decays() -> None:
         assert strategy.target == pytest.approx(min(before, cost(best.arch)) - reduction)
 
 
+def test_the_least_ratio_of_loss_to_reduction_goes_on() -> None:
+    strategy = CoordinateDescent(TOY, OBJECTIVES, resource=cost, samples=10, layers=0.3, step=0.1, keep="ratio")
+    top = told(strategy, 0)
+    before = strategy.target
+    trials = [told(strategy, number) for number in range(1, 11)]
+
+    def ratio(trial: Trial) -> float:
+        return (trial.values["error"] - top.values["error"]) / (cost(top.arch) - cost(trial.arch))
+
+    best = min((trial for trial in trials if cost(trial.arch) <= before), key=ratio)
+    assert strategy.current == best.arch
+
+
 def test_a_descent_ends_at_the_budget_and_the_next_begins_at_the_top() -> None:
     strategy = CoordinateDescent(TOY, OBJECTIVES, resource=cost, budget=60.0, samples=4, step=0.2)
     lows = []
@@ -132,9 +145,12 @@ def test_gated_spaces_without_a_resource_shrink_by_the_place_of_options() -> Non
     assert max(sizes) < strategy.resource(GATED.largest()) and min(sizes) < 0.5
 
 
-@pytest.mark.parametrize("wrong", [{"queries": 0}, {"samples": 0}, {"layers": 1.5}, {"step": 0.0}, {"decay": 1.5}])
-def test_wrong_arguments(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"queries is|samples is|step is"):
+WRONG = ({"queries": 0}, {"samples": 0}, {"layers": 1.5}, {"step": 0.0}, {"decay": 1.5}, {"keep": "x"})
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_arguments(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"queries is|samples is|step is|keep='x' is unknown"):
         CoordinateDescent(TOY, ERROR, **wrong)  # type: ignore[arg-type]
 
 

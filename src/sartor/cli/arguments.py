@@ -129,6 +129,40 @@ Resume = Annotated[bool, Option("--resume", help="Continue what is there.")]
 Force = Annotated[bool, Option("--force", help="Replace what is there.")]
 Debug = Annotated[bool, Option("--debug", help="On an error, show where it came from.")]
 
+Supernet = Annotated[Path, Argument(metavar="RUN", help="A run with trained shared weights, of `sartor train`.")]
+TrainSpace = Annotated[str, Argument(metavar="SPACE", help="Of `sartor list spaces`, or path.py:Class.")]
+SharedMethod = Annotated[
+    str, Option("--method", metavar="NAME", help="What trains the shared weights, of `sartor list methods`.")
+]
+TrainSteps = Annotated[int | None, Option("--steps", metavar="N", min=1, help="Training steps, instead of a budget.")]
+BatchSize = Annotated[
+    int | None, Option("--batch-size", metavar="N", min=1, help="Samples per step, of all processes together.")
+]
+Recipe = Annotated[
+    Literal["short", "paper"],
+    Option("--recipe", help="One for trainings of minutes to hours, or the method's own."),
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16", "float16"], Option("--precision", help="Of the passes; weights stay float32.")
+]
+Accumulate = Annotated[int, Option("--accumulate", metavar="N", min=1, help="Parts of a batch, for less memory.")]
+SpecialisedOut = Annotated[
+    Path | None, Option("--out", metavar="RUN", help="The run folder to write; RUN-specialised, if nothing is said.")
+]
+SpecialTrials = Annotated[int, Option("--trials", metavar="N", min=1, help="Evaluations of sub-networks in all.")]
+Finetune = Annotated[
+    int, Option("--finetune", metavar="STEPS", min=0, help="Training steps of each network that is measured.")
+]
+Latencies = Annotated[
+    list[Limit],
+    Option(
+        "--latency",
+        metavar="TIME",
+        parser=Limit.reader(units.parse_latency),
+        help="A limit that gets a network, such as 0.2ms; of one target alone, as torch=2ms; may repeat.",
+    ),
+]
+
 BenchSpace = Annotated[str, Option("--space", metavar="NAME", help="Of `sartor list tables`.")]
 Column = Annotated[str, Option("--objective", metavar="COLUMN", help="What is reported, as cifar100; more is better.")]
 Device = Annotated[str | None, Option(metavar="NAME", help="Minimise the latency of this device too, as pixel3.")]

@@ -16,7 +16,7 @@ import typer
 import sartor
 from sartor import names
 from sartor.cli import arguments as given
-from sartor.cli import profiling
+from sartor.cli import profiling, supernets
 from sartor.cli.asked import check_same, limits_of, unused_budget
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ Examples:
   sartor search digits --target onnxruntime --target torch --latency 2ms --out runs/both
   sartor search digits --method fbnet --space fbnet --latency 0.2ms --out runs/fbnet
   sartor resume runs/photos --budget +30min
+  sartor train mobilenet digits --method once_for_all --budget 10min --out runs/net
+  sartor specialise runs/net --target torch --target onnxruntime --latency 0.1ms --latency 0.2ms
   sartor profile --target openvino --space mobilenet --out cpu.costs
   sartor bench --space nasbench201 --objective cifar100 --queries 200 --seeds 30 --out runs/scoreboard
 """
@@ -96,14 +98,14 @@ def search(
         raise ValueError("--resume continues a run and --force replaces it; give one of them")
     targets = target or ["onnxruntime"]
     _check_names(targets, space, strategy, method)
-    if _may_write(out, resume=resume, force=force):
+    if may_write(out, resume=resume, force=force):
         check_same(out, context)
         if warning := unused_budget(out, context):
             _say(warning)
-        _continue(out, None)
+        again(out, None)
         return
 
-    say = _progress()
+    say = progress()
     from sartor import recipes
 
     recipes.search_for_device(
@@ -130,7 +132,7 @@ def search(
         force=force,
         on_progress=say,
     ).close()
-    _conclude(out)
+    conclude(out)
 
 
 @app.command("resume")
@@ -139,7 +141,7 @@ def resume_run(run: given.Run, budget: given.MoreTime = None, debug: given.Debug
 
     It goes on from its last checkpoint and trial, and with a budget beyond its end.
     """
-    _continue(run, budget)
+    again(run, budget)
 
 
 @app.command()
@@ -161,7 +163,7 @@ def report(run: given.Run, open_path: given.OpenPath = False, debug: given.Debug
     elif scoreboard:
         benching.show(run)
     else:
-        _conclude(run)
+        conclude(run)
 
 
 @app.command()
@@ -220,7 +222,7 @@ def bench(
         raise ValueError("--resume continues a scoreboard and --force replaces it; give one of them")
     benching.use_one_thread()
     asked = benching.split_names(strategies) if strategies else [] if strategy or methods else ["all"]
-    begun = _may_write(out, resume=resume, force=force)
+    begun = may_write(out, resume=resume, force=force)
 
     from sartor.bench import named_entries, table_problem
 
@@ -239,9 +241,11 @@ def bench(
     if methods:
         entries += benching.searches_by_gradients(problem, methods, steps)
     counts = {"queries": queries, "seeds": seeds}
-    benching.run(problem, entries, out, _progress(), **counts, workers=workers, resume=begun, force=force)
+    benching.run(problem, entries, out, progress(), **counts, workers=workers, resume=begun, force=force)
 
 
+app.command("train")(supernets.train)
+app.command("specialise")(supernets.specialise)
 app.command("profile")(profiling.profile)
 
 
@@ -299,7 +303,7 @@ def _check_work(budget: float | None, steps: int | None, trials: int | None) -> 
         raise ValueError("--steps and --trials go together; give both, or a --budget")
 
 
-def _may_write(out: Path, *, resume: bool, force: bool) -> bool:
+def may_write(out: Path, *, resume: bool, force: bool) -> bool:
     """Check the folder of a new run; return True if it holds a run that is to be continued.
 
     Raises:
@@ -335,7 +339,8 @@ def _try_to_write(out: Path) -> None:
         raise PermissionError(f"{out} cannot be written (no permission); name another folder")
 
 
-def _continue(folder: Path, budget_s: float | None) -> None:
+def again(folder: Path, budget_s: float | None = None) -> None:
+    """Continue the run or scoreboard in a folder, and print what it ends with."""
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such run folder")
     if _never_began(folder):
@@ -343,7 +348,7 @@ def _continue(folder: Path, budget_s: float | None) -> None:
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder} is no run folder (a search writes run.json into it)")
 
-    say = _progress()
+    say = progress()
     from sartor.cli import benching
 
     if benching.is_scoreboard(folder):
@@ -355,10 +360,17 @@ def _continue(folder: Path, budget_s: float | None) -> None:
     from sartor import recipes
 
     recipes.resume(folder, budget_s=budget_s, on_progress=say).close()
-    _conclude(folder)
+    conclude(folder)
 
 
-def _conclude(folder: Path) -> None:
+def conclude(folder: Path) -> None:
+    """Print what a finished run has."""
+    if (folder / "run.json").is_file() and supernets.is_training(folder):
+        _say(f"{folder} holds shared weights; next: sartor specialise {folder} --target NAME --latency TIME")
+        return
+    if (folder / "specialised.json").is_file():
+        supernets.print_verdicts(_console(), folder)
+        return
     from sartor.cli.tables import print_front
     from sartor.report import write_report
     from sartor.report.reading import read_run
@@ -369,7 +381,7 @@ def _conclude(folder: Path) -> None:
     print_front(_console(), read_run(folder), folder, page)
 
 
-def _progress() -> Callable[[str], None]:
+def progress() -> Callable[[str], None]:
     """Return what prints a line behind the seconds that have passed since now."""
     started = time.monotonic()
     return lambda line: _say(f"{time.monotonic() - started:6.0f} s  {line}")

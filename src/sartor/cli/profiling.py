@@ -77,9 +77,9 @@ def profile(
     names.check("targets", target)
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; name a file, as {out / 'cpu.costs'}")
-    from sartor.cli.commands import _console, _progress
+    from sartor.cli.commands import _console, progress
 
-    say = _progress()
+    say = progress()
     if old is not None:
         if told := _told(shape):
             raise ValueError(f"{told} cannot be given with --from: the old profile decides")

@@ -40,7 +40,7 @@ class Augmentation:
         columns.clamp_(0, width - 1)
         places = (rows.mul_(width).unsqueeze(2) + columns.unsqueeze(1)).view(count, 1, -1)
         pixels = images.reshape(count, channels, -1)
-        return pixels.gather(2, places.expand_as(pixels)).view_as(images)
+        return pixels.gather(2, places.to(images.device).expand_as(pixels)).view_as(images)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -135,11 +135,19 @@ class StreamingSplit:
         with self._lock:
             self._ahead = {key: self._ahead.get(key) or self._submit(self._order.batch(*key)) for key in wanted}
             futures = self._ahead[step, size]
+        return self._batch(futures, self._order.batch(step, size), step, augment)
+
+    def at(self, indices: NDArray[np.int64], step: int, *, augment: bool = False) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) and labels (N,) of the samples at `indices`, augmented as at `step`."""
+        return self._batch(self._submit(indices), indices, step, augment)
+
+    def _batch(
+        self, futures: Sequence[Future[Pixels]], indices: NDArray[np.int64], step: int, augment: bool
+    ) -> tuple[Tensor, Tensor]:
         images = _stacked(futures)
         if augment and self._augmentation is not None:
             images = self._augmentation(images, self._seed, step)
-        chosen = torch.from_numpy(self._order.batch(step, size))
-        return normalised(images, self._preprocessing), self._labels[chosen]
+        return normalised(images, self._preprocessing), self._labels[torch.from_numpy(indices)]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every sample once, in order and without augmentation."""

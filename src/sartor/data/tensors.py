@@ -52,7 +52,11 @@ class TensorSplit:
 
     def batch(self, step: int, size: int, *, augment: bool = False) -> tuple[Tensor, Tensor]:
         """Return images (size, C, H, W) float32 and labels (size,) of a step of shuffled epochs."""
-        chosen = torch.from_numpy(self._order.batch(step, size))
+        return self.at(self._order.batch(step, size), step, augment=augment)
+
+    def at(self, indices: NDArray[np.int64], step: int, *, augment: bool = False) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) float32 and labels (N,) of the samples at `indices`, augmented as at `step`."""
+        chosen = torch.from_numpy(indices)
         images = self._images[chosen]
         if augment and self._augmentation is not None:
             images = self._augmentation(images, self._seed, step)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.nn import channels_last, resized
+from sartor.optimizers import restore
 from sartor.supernet import activated
 
 __all__ = ["TRAVEL", "Batch", "Cost", "Descent", "Loss", "Recipe", "logits_of", "total_loss"]
@@ -193,8 +194,8 @@ class Descent:
         """Restore what `state_dict` returned."""
         self.net.load_state_dict(state["net"])
         self.alphas.load_state_dict(state["alphas"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        restore(self.weight_optimizer, state["weight_optimizer"])
+        restore(self.alpha_optimizer, state["alpha_optimizer"])
         self.done = state["done"]
 
 

@@ -41,7 +41,7 @@ from sartor.differentiable.alphas import Assignment
 from sartor.differentiable.descent import Batch, Cost, Descent, Loss, Recipe, total_loss
 from sartor.differentiable.penalties import Penalty, add_log
 from sartor.gates import key
-from sartor.rmsprop import RMSProp
+from sartor.optimizers import RMSProp
 from sartor.space import SearchSpace
 from sartor.supernet import named_choices
 

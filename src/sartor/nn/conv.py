@@ -18,10 +18,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from sartor.architecture import Option
 from sartor.choice import Derived, Size, concat, extent, indices, keep, take
-from sartor.nn.elastic import Elastic, corner, kept, plain
+from sartor.nn.elastic import Elastic, corner, kept, plain, read
 from sartor.nn.groups import width_of_groups
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d"]
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "centre"]
 
 Ints = int | tuple[int, ...]
 
@@ -103,18 +103,23 @@ class _Conv(Elastic):
             return weight * _crop_chance(kernel, weight), bias, padding
         cut = (kernel.extent - int(kernel)) // 2
         if cut:
-            weight = _centre(weight, cut)
+            weight = centre(weight, cut)
             padding = tuple([p - d * cut for p, d in zip(padding, self.dilation, strict=True)])
         return weight, bias, padding
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, ...) -> (N, out_channels, ...)."""
         weight, bias, padding = self.active()
+        x = self._read(x)
         if self.padding_mode != "zeros":
             around = [p for p in reversed(padding) for _ in range(2)]
             x, padding = F.pad(x, around, mode=self.padding_mode), (0,) * len(padding)
         function = type(self)._elastic_function
         return function(x, weight, bias, self.stride, padding, self.dilation, self._groups())
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The input as it is read: a searched number of groups passes its channels on, for the reader to mask."""
+        return x if isinstance(self.groups, Size) else read(x, self.in_channels)
 
     def _groups(self) -> int:
         groups = self.groups
@@ -172,10 +177,11 @@ class ConvTranspose2d(_Conv, torch.nn.ConvTranspose2d):
         weight, bias, padding = self.active()
         kernel, dilation = list(weight.shape[2:]), self.dilation
         extra = self._output_padding(x, output_size, self.stride, list(padding), kernel, 2, dilation)
+        x = self._read(x)
         return F.conv_transpose2d(x, weight, bias, self.stride, padding, extra, self._groups(), dilation)
 
 
-def _centre(weight: Tensor, cut: int) -> Tensor:
+def centre(weight: Tensor, cut: int) -> Tensor:
     """A view of the kernels without `cut` positions on each side; one operator for all dimensions."""
     shape = [*weight.shape[:2], *[n - 2 * cut for n in weight.shape[2:]]]
     start = weight.storage_offset() + cut * sum(weight.stride()[2:])

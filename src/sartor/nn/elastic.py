@@ -11,7 +11,7 @@ from torch import Tensor
 from sartor.architecture import Option
 from sartor.choice import Size, keep, select, take
 
-__all__ = ["Elastic", "corner", "kept", "plain"]
+__all__ = ["Elastic", "corner", "kept", "plain", "read"]
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -53,6 +53,21 @@ def corner(weight: Tensor, rows: int | Size, columns: int | Size) -> Tensor:
     if width == weight.shape[1]:
         return weight if height == weight.shape[0] else weight[:height]
     return weight.as_strided((height, width, *weight.shape[2:]), weight.stride())
+
+
+def read(x: Tensor, size: int | Size, dim: int = 1) -> Tensor:
+    """What a layer reads of its input (N, ...) along `dim`: under `PerSample`, zero where a sample does not keep it.
+
+    Otherwise `x`: then the weights that meet it are sliced or scaled. Raises ValueError for another number of samples.
+    """
+    rows = None if not isinstance(size, Size) or size.hard is not None else size.rows
+    if rows is None or not isinstance(size, Size):
+        return x
+    if len(rows) != len(x):
+        raise ValueError(f"{size!r} has options for {len(rows)} samples, the input has {len(x)}: give one for each")
+    shape = [1] * x.dim()
+    shape[0], shape[dim] = x.shape[0], x.shape[dim]
+    return x * size.mask(x).view(shape)
 
 
 def plain(layer: torch.nn.Module, kind: type[M], tensors: dict[str, Tensor | None], **attributes: object) -> M:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sartor.choice import Size, concat, extent, keep
-from sartor.nn.elastic import Elastic, corner, kept, plain
+from sartor.nn.elastic import Elastic, corner, kept, plain, read
 
 __all__ = ["Embedding", "Linear"]
 
@@ -42,7 +42,7 @@ class Linear(Elastic, torch.nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(x, *self.active())
+        return F.linear(read(x, self.in_features, -1), *self.active())
 
     def extract(self) -> torch.nn.Linear:
         """The plain layer at the sizes in force."""

@@ -3,7 +3,8 @@
 A batch norm treats each channel alone, so a soft width passes through it whole and is masked by the layer
 that reads it. The others mix their channels: under a soft width they give, for each channel, the expectation
 of their output over the options that keep it, so that the reader's mask (the chance that it is kept)
-completes the expectation.
+completes the expectation. Under `PerSample`, the statistics of a batch for a channel are those of the samples that keep
+it: over all of them, zeros or channels that nobody reads would shift the mean and change the variance.
 """
 
 from __future__ import annotations
@@ -57,10 +58,33 @@ class _BatchNorm(Elastic, torch.nn.modules.batchnorm._BatchNorm):
                 momentum = 1.0 / float(self.num_batches_tracked)
         active = self.active()
         mean, var = active["running_mean"], active["running_var"]
+        size = self.num_features
+        if (self.training or mean is None) and isinstance(size, Size) and size.rows is not None:
+            return self._over_those_that_keep(x, size.mask(x), momentum)
         out = F.batch_norm(x, **active, training=self.training or mean is None, momentum=momentum, eps=self.eps)
         if self.training and mean is not None and var is not None:
             self._write_back(mean, var)
         return out
+
+    def _over_those_that_keep(self, x: Tensor, keeps: Tensor, momentum: float) -> Tensor:
+        """Normalise (N, C, ...) by the statistics, per channel, of the samples for which `keeps` (N, C) is 1."""
+        shape, dims = [1, -1, *[1] * (x.dim() - 2)], [0, *range(2, x.dim())]
+        wide, mask = x.to(torch.promote_types(x.dtype, torch.float32)), keeps.view(*keeps.shape, *shape[2:])
+        found = keeps.sum(0).to(wide) * (x[0, 0].numel())
+        count = found.clamp_min(1)
+        mean = (wide * mask).sum(dims) / count
+        centred = wide - mean.view(shape)
+        var = (centred.square() * mask).sum(dims) / count
+        if self.training and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                step = momentum * (found > 0).to(self.running_mean)
+                self.running_mean.lerp_(mean.to(self.running_mean), step)
+                unbiased = var * count / (count - 1).clamp_min(1)
+                self.running_var.lerp_(unbiased.to(self.running_var), step)
+        scale = torch.where(found > 0, var + self.eps, 1.0).rsqrt()  # a channel that no sample keeps is read by none
+        weight, bias = kept(self.num_features, self.weight, self.bias)
+        out = centred * (scale if weight is None else scale * weight).view(shape)
+        return (out if bias is None else out + bias.view(shape)).to(x.dtype)
 
     def _write_back(self, mean: Tensor, var: Tensor) -> None:
         """An index list selects copies; what the batch did to them goes back to the shared buffers."""
@@ -99,17 +123,26 @@ def _mixed(size: Size, x: Tensor, dim: int, norm: Callable[[Tensor, Tensor], Ten
     """Per channel, the expectation of `norm(active channels, their indices)` over the options that keep the
     channel.
 
-    `x` holds all channels along `dim`; each option's output is put back at its indices.
+    `x` holds all channels along `dim`; each option's output is put back at its indices. Under `PerSample` each sample
+    has that of its own option.
     """
-    weights = size.probabilities(x)
+    rows = size.rows
+    weights = size.probabilities(x) if rows is None else _one_hot(rows, len(size.options), x)
     total = torch.zeros_like(x)
     for weight, option in zip(weights, size.options, strict=True):
-        index = torch.tensor(indices(option), device=x.device)
+        index = torch.tensor(size.kept_by(option), device=x.device)
         total = total.index_add(dim, index, weight * norm(x.index_select(dim, index), index))
+    if rows is not None:
+        return total
     chance = size.mask(x)
     shape = [1] * x.dim()
     shape[dim] = -1
     return total / torch.where(chance > 0, chance, 1.0).view(shape)
+
+
+def _one_hot(rows: Tensor, options: int, like: Tensor) -> Tensor:
+    """(options, N, 1, ...) whether each sample has each option, to be multiplied with `like`, (N, ...)."""
+    return F.one_hot(rows, options).T.to(like).view(options, -1, *[1] * (like.dim() - 1))
 
 
 class LayerNorm(Elastic, torch.nn.LayerNorm):

@@ -21,15 +21,14 @@ M = TypeVar("M", bound=nn.Module)
 
 def parametrizations(net: nn.Module, kind: type[M]) -> Iterator[tuple[str, M, Tensor]]:
     """Yield, for each parametrization of a kind, the name of the tensor, as `0.weight`, the parametrization and what it
-    computes from, a parameter that may be trained or frozen.
+    computes from, a parameter that may be trained or frozen; one that computes from several is there for each.
     """
     for path, module in net.named_modules():
         for name, chain in _chains(module).items():
             for one in chain:
                 if isinstance(one, kind):
-                    original = chain.original
-                    assert isinstance(original, Tensor)
-                    yield f"{path}.{name}" if path else name, one, original
+                    for original in chain.parameters(recurse=False):
+                        yield f"{path}.{name}" if path else name, one, original
 
 
 def originals(net: nn.Module) -> list[Tensor]:
@@ -43,8 +42,14 @@ def baked(net: nn.Module) -> nn.Module:
     For deployment: quantised and masked weights become ordinary weights. Extract first where there are choices.
     """
     for module in list(net.modules()):
-        for name in [*_chains(module)]:
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        if chains := _chains(module):
+            values = {name: getattr(module, name).detach() for name in chains}
+            trained = {n: any(p.requires_grad for p in c.parameters(recurse=False)) for n, c in chains.items()}
+            # torch's own removal takes the property from the class, which copies of the module have in common.
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value.clone(), trained[name]))
     return net
 
 

@@ -14,6 +14,8 @@ multiplies by the mask M; backward, dL/d|score| is dL/dM, so that scores of weig
 can return. Scores begin as the weight times sqrt(6 / fan_in) / max |weight|. At keep = 1 the weight is passed on as it
 is, and scores have no gradient.
 
+`Masked` is the mask that others decide, see `sartor.nn.pruning`.
+
 The share kept may be searched; a soft choice gives the expectation over the masks.
 """
 
@@ -28,7 +30,7 @@ from torch.nn.utils import parametrize
 from sartor.choice import Size
 from sartor.nn.elastic import Elastic, plain
 
-__all__ = ["Sparsify", "TopK", "mask_of", "sparsified"]
+__all__ = ["Masked", "Sparsify", "TopK", "mask_of", "sparsified"]
 
 
 def mask_of(score: Tensor, keep: float) -> Tensor:
@@ -77,6 +79,27 @@ class TopK(nn.Module):
     def extra_repr(self) -> str:
         """Return the share."""
         return f"keep={self.keep}"
+
+
+class Masked(nn.Module):
+    """weight -> weight where the mask is 1, and 0 elsewhere: a mask that is set, not learned; ones at first.
+
+    Weights that are masked have no gradient, but keep their values, which can return.
+    """
+
+    mask: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones_like(weight, requires_grad=False))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight's shape -> the same shape."""
+        return weight * self.mask
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """Return what a tensor that is assigned is computed from: itself."""
+        return value
 
 
 class Sparsify(Elastic, TopK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -22,19 +23,32 @@ class SqueezeExcite(torch.nn.Module):
         channels: an int or a size.
         ratio: of the bottleneck to the channels (MobileNetV3, arXiv:1905.02244: 1/4).
         divisor: of the bottleneck, as in `round_channels`.
+        reduced: width of the bottleneck itself, instead of ratio and divisor.
+        activation, gate: functions behind the first and the second convolution.
     """
 
-    def __init__(self, channels: int | Size, ratio: float = 0.25, divisor: int = 8) -> None:
+    def __init__(
+        self,
+        channels: int | Size,
+        ratio: float = 0.25,
+        divisor: int = 8,
+        *,
+        reduced: int | Size | None = None,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        gate: Callable[[Tensor], Tensor] = F.hardsigmoid,
+    ) -> None:
         super().__init__()
         narrow = partial(_bottleneck, ratio, divisor)
-        reduced = Derived(narrow, channels) if isinstance(channels, Size) else narrow(channels)
+        if reduced is None:
+            reduced = Derived(narrow, channels) if isinstance(channels, Size) else narrow(channels)
+        self.activation, self.gate = activation, gate
         self.reduce = Conv2d(channels, reduced, 1)
         self.expand = Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        gate = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * F.hardsigmoid(gate)
+        gate = self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * self.gate(gate)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:

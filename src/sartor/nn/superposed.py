@@ -33,7 +33,7 @@ class SuperposedConv2d(Conv2d):
         """The superposed weight, bias and padding in force."""
         weight, bias, padding = super().active()
         size = self.out_channels
-        if not (isinstance(size, Size) and size.is_soft):
+        if not (isinstance(size, Size) and size.is_soft) or size.rows is not None:
             return weight, bias, padding
         chance = size.mask(weight)
         return weight * chance.view(-1, 1, 1, 1), None if bias is None else bias * chance, padding

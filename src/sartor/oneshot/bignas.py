@@ -19,18 +19,19 @@ sub-networks and serve none: extract, then `recalibrate_batchnorm`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
-from sartor.nn import channels_last, resized
 from sartor.oneshot._recipe import Loss, Recipe
+from sartor.oneshot._training import Effort, Means, Training, draws
+from sartor.oneshot.divergences import kl
+from sartor.oneshot.sampling import sandwich
 from sartor.space import SearchSpace
-from sartor.supernet import activated
 
 __all__ = ["BigNAS"]
 
@@ -47,7 +48,7 @@ class BigNAS:
         n_random: random sub-networks per step beside the largest and the smallest.
         label_share: part of the loss of the others that is of the labels; the paper's 0 is distillation alone. In a
             training too short for the largest to become a good teacher, 0.5 serves the others much better.
-        recipe: optimiser, learning rate and regularisation.
+        recipe: optimiser, learning rate and regularisation. means: precision, and parts of a batch.
         seed: decides the random sub-networks; each step draws from its own seed, so that the workers of a
             distributed training and a resumed run draw the same.
     """
@@ -63,67 +64,59 @@ class BigNAS:
         n_random: int = 2,
         label_share: float = 0.0,
         recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+        means: Means = Means(),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> None:
-        self.net, self.space, self.loss = channels_last(net), space, loss
-        self.steps, self.batch_size, self.n_random = steps, batch_size, n_random
-        self.recipe, self.seed, self.label_share = recipe, seed, label_share
-        self.done = 0
-        self.largest, self.smallest = space.largest(), space.smallest()
-        self.parameters = list(net.parameters())
-        self.optimizer = recipe.optimizer(net)
-        self.dropouts = recipe.dropouts(net)
+        self.net, self.space, self.loss = net, space, loss
+        self.n_random, self.label_share, self.seed = n_random, label_share, seed
+        self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
+        self.largest = space.largest()
+        self.passes_per_step = 2.0 + n_random
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
         """Take one step on images (N, C, H, W) and labels (N,): the paper's training algorithm.
 
         Returns the largest sub-network's loss, the others' mean divergence from it, and the learning rate.
         """
-        images, labels = channels_last(batch[0]), batch[1]
-        rate = self.recipe.learning_rate(self.done, self.steps, self.batch_size)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, distillation = self.backward(images, labels, self.others())
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.done += 1
-        return {"loss": loss, "distillation": distillation, "learning_rate": rate}
+        others = self.others()
+        sums = torch.zeros(2)
+        for images, labels in self.training.parts(batch):
+            sums += self.backward(images, labels, others)
+        loss, distillation = (sums / self.training.means.accumulate).tolist()
+        return {"loss": loss, "distillation": distillation, "learning_rate": self.training.update()}
 
     def others(self) -> list[Architecture]:
         """Return this step's sub-networks beside the largest: the smallest and `n_random` random ones."""
-        rng = random.Random(f"{self.seed}/{self.done}")
-        return [self.smallest, *(self.space.sample(rng) for _ in range(self.n_random))]
+        return sandwich(self.space, draws(self.seed, self.training.done), self.n_random)[1:]
 
-    def backward(self, images: Tensor, labels: Tensor, others: list[Architecture]) -> tuple[float, float]:
-        """Add up the gradients of the sandwich; return the largest's loss and the others' mean divergence."""
-        self.net.train()
-        with activated(self.net, self.largest):
-            logits = self.net(resized(images, self.net))
-            loss = self.recipe.smoothed(self.loss, logits, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.recipe.decay_weights(self.parameters)  # now, when only what the largest uses has a gradient
-        teacher = logits.detach().log_softmax(1)
-        for layer in self.dropouts:
-            layer.training = False
-        total = teacher.new_zeros(())
+    def backward(self, images: Tensor, labels: Tensor, others: list[Architecture]) -> Tensor:
+        """Add up the gradients of the sandwich; return (2,) the largest's loss and the others' mean divergence."""
+        logits = self.training.logits(self.largest, images)
+        loss = self.training.recipe.smoothed(self.loss, logits, labels)
+        self.training.backward(loss)
+        self.training.decay_what_has_gradients()  # now, when only what the largest uses has a gradient
+        teacher, total = logits.detach(), torch.zeros(())
         for arch in others:
-            with activated(self.net, arch):
-                logits = self.net(resized(images, self.net))
-                divergence = F.kl_div(logits.log_softmax(1), teacher, reduction="batchmean", log_target=True)
-                self._mixed(divergence, logits, labels).backward()  # type: ignore[no-untyped-call]
-            total += divergence.detach()
-        return float(loss.detach()), float(total) / max(len(others), 1)
+            logits = self.training.logits(arch, images, regularise=False)
+            divergence = kl(logits, teacher)
+            self.training.backward(self._mixed(divergence, logits, labels))
+            total = total + divergence.detach().cpu()
+        return torch.stack([loss.detach().cpu(), total / max(len(others), 1)])
 
     def _mixed(self, divergence: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         if not self.label_share:
             return divergence
         return (1.0 - self.label_share) * divergence + self.label_share * self.loss(logits, labels)
 
+    @property
+    def effort(self) -> Effort:
+        """What the training has cost so far."""
+        return self.training.effort
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, the optimiser's state and the number of steps done."""
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "done": self.done}
+        """Return the weights, the optimiser's state, the number of steps done and their effort."""
+        return self.training.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
+        self.training.load_state_dict(state)

@@ -9,8 +9,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.nn import channels_last, resized
 from sartor.oneshot._recipe import Loss, Recipe
+from sartor.oneshot._training import Effort, Means, Training
 
 __all__ = ["Supervised"]
 
@@ -24,7 +24,7 @@ class Supervised:
         loss: mean loss of predictions (N, K) and labels (N,), label smoothing not included.
         steps: length of the training, which the learning rate follows.
         batch_size: samples per step, which the learning rate is scaled with.
-        recipe: optimiser, learning rate and regularisation.
+        recipe: optimiser, learning rate and regularisation. means: precision, and parts of a batch.
     """
 
     def __init__(
@@ -35,34 +35,29 @@ class Supervised:
         steps: int,
         batch_size: int,
         recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+        means: Means = Means(),  # noqa: B008 - frozen
     ) -> None:
-        self.net, self.loss, self.recipe = channels_last(net), loss, recipe
-        self.steps, self.batch_size = steps, batch_size
-        self.done = 0
-        self.parameters = list(net.parameters())
-        self.optimizer = recipe.optimizer(net)
-        recipe.dropouts(net)
+        self.net, self.loss = net, loss
+        self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
         """Take one step on images (N, C, H, W) and labels (N,); return the loss and the learning rate."""
-        images, labels = channels_last(batch[0]), batch[1]
-        rate = self.recipe.learning_rate(self.done, self.steps, self.batch_size)
-        self.net.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.recipe.smoothed(self.loss, self.net(resized(images, self.net)), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.recipe.decay_weights(self.parameters)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.done += 1
-        return {"loss": float(loss.detach()), "learning_rate": rate}
+        total = 0.0
+        for images, labels in self.training.parts(batch):
+            loss = self.training.recipe.smoothed(self.loss, self.training.logits({}, images), labels)
+            self.training.backward(loss)
+            total += float(loss.detach())
+        return {"loss": total / self.training.means.accumulate, "learning_rate": self.training.update()}
+
+    @property
+    def effort(self) -> Effort:
+        """What the training has cost so far."""
+        return self.training.effort
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, the optimiser's state and the number of steps done."""
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "done": self.done}
+        """Return the weights, the optimiser's state, the number of steps done and their effort."""
+        return self.training.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
+        self.training.load_state_dict(state)

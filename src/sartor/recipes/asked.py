@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sartor import names
 from sartor.limits import FORMS
 from sartor.protocols import Target
@@ -18,7 +16,7 @@ from sartor.recipes.methods import BIGNAS
 from sartor.run import Run
 from sartor.targets import load_target
 
-__all__ = ["check_limits", "check_method", "check_weights", "earlier_plan", "load_targets", "shared_weights"]
+__all__ = ["check_ladder", "check_limits", "check_method", "check_weights", "earlier_plan", "load_targets"]
 
 
 def check_limits(limits: Mapping[str, float], targets: Sequence[str], limit_as: str) -> None:
@@ -35,16 +33,27 @@ def check_limits(limits: Mapping[str, float], targets: Sequence[str], limit_as: 
         raise ValueError(f"limits taken as {limit_as!r} need a limit; give one, or take them as 'hard' or 'pareto'")
 
 
+def check_ladder(ladder: Mapping[str, Sequence[float]], limits: Mapping[str, float], targets: Sequence[str]) -> None:
+    """Raise ValueError for limits that are no times, of a target that is not searched for, or beside a single one."""
+    if ladder and any(name.partition("@")[0] == "latency_ms" for name in limits):
+        raise ValueError("one latency limit and several do not go together: give all in the ladder")
+    for target, values in ladder.items():
+        if target and target not in targets:
+            raise ValueError(f"limits of {target!r}, which is not searched for; the targets are {', '.join(targets)}")
+        if not values or any(not 0.0 < value < math.inf for value in values):
+            raise ValueError(f"the latency limits are {list(values)}: give milliseconds above 0")
+
+
 def check_method(method: str, *, retrain: bool | None, cost_weight: float | None, weights: bool) -> None:
     """Raise ValueError for a method that searches nothing, and for what does not go with the method."""
     names.check_search(method)
     if cost_weight is not None and not 0.0 <= cost_weight < math.inf:
         raise ValueError(f"the cost weight is {cost_weight:g}: give a number from 0")
-    if method == BIGNAS and (retrain is not None or cost_weight is not None):
+    if not names.reads_out(method) and (retrain is not None or cost_weight is not None):
         what = "to retrain or to inherit" if retrain is not None else "a cost weight"
         raise ValueError(f"{what} is for methods of differentiable search; name one, as method 'fbnet'")
-    if method != BIGNAS and weights:
-        raise ValueError(f"the weights of an earlier run are for method 'bignas'; {method!r} trains its own")
+    if names.reads_out(method) and weights:
+        raise ValueError(f"the weights of an earlier run are for methods of shared weights; {method!r} trains its own")
 
 
 def load_targets(texts: str | Sequence[str], *, threads: int) -> tuple[Target, ...]:
@@ -62,10 +71,12 @@ def check_weights(folder: Path, record: Mapping[str, Any]) -> None:
     run = Run.open(folder, lock=False)
     if "train" not in run.stages:
         raise ValueError(f"{folder} has no trained weights yet: `sartor resume {folder}` finishes it")
-    if (method := run.record["arguments"].get("method", BIGNAS)) != BIGNAS:
+    if names.reads_out(method := run.record["arguments"].get("method", BIGNAS)):
         raise ValueError(
             f"{folder} is a run of --method {method}: --weights takes shared weights, of a run without one"
         )
+    if (asked := record["arguments"]["method"]) != method:
+        raise ValueError(f"the weights of {folder} were trained by {method}, not {asked}: name that method, or none")
     theirs, ours = run.record["arguments"]["space"], record["arguments"]["space"]
     if theirs != ours:
         raise ValueError(f"the weights of {folder} are of space {theirs!r}, and {ours!r} is searched: name that")
@@ -88,11 +99,3 @@ def earlier_plan(folder: Path) -> dict[str, int]:
     plan = Run.open(folder, lock=False).record["plan"]
     steps = plan.get("shared_steps", plan["steps"])
     return {"shared_steps": int(steps), "training_threads": int(plan["training_threads"])}
-
-
-def shared_weights(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """Return the trained weights of a run, and the step of the checkpoint that holds them."""
-    found = Run.open(folder, lock=False).load_checkpoint("train")
-    if found is None:
-        raise ValueError(f"{folder} has no checkpoint of its training: name another run for the weights")
-    return found[1]["learner"]["net"], found[0]

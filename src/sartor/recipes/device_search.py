@@ -14,9 +14,7 @@ The stages, each of which leaves files behind, from which a run that is resumed 
 from __future__ import annotations
 
 import pickle
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
@@ -25,21 +23,20 @@ from typing import Any
 
 import torch
 
-import sartor
 from sartor import names, own
 from sartor.architecture import Architecture
 from sartor.data.read import absolute_source
 from sartor.deploy.parity import ExportError
 from sartor.limits import Form
-from sartor.protocols import Target
-from sartor.recipes.asked import check_limits, check_method, check_weights, load_targets
+from sartor.recipes.asked import check_ladder, check_limits, check_method, check_weights, load_targets
 from sartor.recipes.expected import expected_cost
-from sartor.recipes.fronts import exported_front, recommend
+from sartor.recipes.fronts import exported_front, read_entries, recommend, write_verdicts
 from sartor.recipes.job import COUNTED, Job, Say
 from sartor.recipes.methods import BIGNAS
 from sartor.recipes.planning import more_trials, plan, plan_alone
 from sartor.recipes.profiling import drift, profile
-from sartor.recipes.searching import Candidates, search_trials
+from sartor.recipes.record import new_record, silent
+from sartor.recipes.searching import Candidates, nearer, search_trials
 from sartor.recipes.training import Shared, Trained, check_fits, scratch_network, train, trained_alone
 from sartor.recipes.verification import Member, measure_members, read_member, write_member
 from sartor.report import write_report
@@ -47,7 +44,7 @@ from sartor.run import Run
 from sartor.targets.artefacts import TargetError
 from sartor.task import Task, load_task
 
-__all__ = ["resume", "search_for_device"]
+__all__ = ["finish", "search_for_device"]
 
 LONG_S = 30.0  # a training after which the speed of the targets is looked at again
 
@@ -73,6 +70,7 @@ def search_for_device(
     image_size: int | tuple[int, int] | None = None,
     baselines: bool = True,
     weights: str | Path | None = None,
+    ladder: Mapping[str, Sequence[float]] | None = None,
     costs: str | Path | None = None,
     force: bool = False,
     on_progress: Say | None = None,
@@ -90,7 +88,7 @@ def search_for_device(
             training, of the steps that networks train by themselves after the search.
         steps, trials: those counts themselves, together and instead of a budget, for runs that repeat exactly.
         space, strategy: a name of `sartor list`, or `path.py:Class`.
-        method: what trains the shared weights: "bignas", after which the strategy searches; or a method of
+        method: what trains the shared weights: "bignas" or its like, after which the strategy searches; or a method of
             differentiable search, of `sartor list methods` or `path.py:Class`, whose read-out and distribution are
             searched unless a strategy is named.
         retrain: train networks that a differentiable method found from scratch, in the evaluation form of the space
@@ -105,6 +103,8 @@ def search_for_device(
         weights: an earlier run on the same space and classes, whose shared weights are taken instead of training.
             `steps` are then those that each network trains by itself, and there are no baselines, as they would cost
             as much as that training did.
+        ladder: several latency limits in milliseconds, each of which gets the best network that meets it: of all
+            targets at the key "", of one at its name. `specialised.json` has the verdicts.
         costs: a file that `sartor profile` wrote for the targets and the space: its predictions are used, and few
             networks are measured, for the speed of today.
         trial_timeout_s: a candidate that takes longer fails, and the search goes on.
@@ -120,6 +120,7 @@ def search_for_device(
     started = time.monotonic()
     devices = load_targets(asked, threads=threads)
     check_limits(limits or {}, [device.name for device in devices], limit_as)
+    check_ladder(ladder or {}, limits or {}, [device.name for device in devices])
     task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
     names.check("spaces", space)
     names.check("strategies", strategy)
@@ -129,12 +130,13 @@ def search_for_device(
         "target": [own.absolute(one) for one in asked], "limits": dict(limits or {}), "limit_as": limit_as,
         "weights": str(Path(weights).resolve()) if weights else None,
         "costs": str(Path(costs).resolve()) if costs else None, "budget_s": budget_s if steps is None else None,
+        "ladder": {name: sorted(values) for name, values in (ladder or {}).items()},
         "steps": steps, "trials": trials, "space": own.absolute(space), "method": own.absolute(method),
         "retrain": retrain, "cost_weight": cost_weight, "strategy": own.absolute(strategy),
         "seed": seed, "threads": threads, "trial_timeout_s": trial_timeout_s, "image_size": image_size,
         "baselines": baselines and weights is None,
     }  # fmt: skip
-    record = _record(arguments, task, devices)
+    record = new_record(arguments, task, devices)
     if trial_timeout_s is not None:
         _check_portable(task)
     if weights is not None:
@@ -143,63 +145,14 @@ def search_for_device(
         raise FileNotFoundError(f"{costs}: no such file; `sartor profile` writes one")
     run = Run.create(out, record, force=force)
     try:
-        return _finish(Job(run, task, devices, on_progress or _silent), started)
+        return finish(Job(run, task, devices, on_progress or silent), started)
     except ValueError:
         if "plan" not in run.record:  # refused before there was any work: the folder is free for the right command
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 
 
-def _record(arguments: Mapping[str, Any], task: Task, devices: Sequence[Target]) -> dict[str, Any]:
-    """What `run.json` says from the start."""
-    return {
-        "command": sys.argv,
-        "arguments": dict(arguments),
-        "seed": arguments["seed"],
-        "environment": _environment(),
-        "task": {
-            **task.record,
-            "name": task.name,
-            "classes": list(task.classes),
-            "metric_name": task.metric_name,
-            "preprocessing": task.preprocessing.to_dict(),
-            "warnings": list(task.warnings),
-        },
-        "targets": [{"name": device.name, "fingerprint": device.fingerprint()} for device in devices],
-    }
-
-
-def resume(
-    path: str | Path,
-    *,
-    budget_s: float | None = None,
-    data: Task | None = None,
-    on_progress: Say | None = None,
-) -> Run:
-    """Continue the run in `path` to its end; `budget_s` more seconds go into further trials.
-
-    `data` is needed when the run was started with a `Task` instead of a path. The trials are the same, bit for bit
-    but for timings, as those of a run which was never stopped; with `steps` and `trials` instead of a budget, so are
-    the weights. Seconds that a killed process spent on a stage are not known, and not taken from the budget.
-    Raises ValueError or OSError as `Run.open` does, and ValueError when data or target are no longer the same.
-    """
-    started = time.monotonic()
-    run = Run.open(path)
-    try:
-        arguments = _arguments(run)
-        if arguments["given"] and data is None:
-            raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
-        task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
-        targets = load_targets(arguments["target"], threads=arguments["threads"])
-        _check_same(run, task, targets)
-        job = Job(run, task, targets, on_progress or _silent)
-    except BaseException:
-        run.close()
-        raise
-    return _finish(job, started, budget_s)
-
-
-def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
+def finish(job: Job, started: float, more_s: float | None = None) -> Run:
     """Run the stages that are not finished; the run stays open for the caller, and is closed by an error."""
     threads = torch.get_num_threads()
     try:
@@ -208,13 +161,13 @@ def _finish(job: Job, started: float, more_s: float | None = None) -> Run:
         for warning in job.task.warnings:
             job.say(f"warning: {warning}")
         if "space" not in job.run.record:
-            if job.method != BIGNAS:
+            if job.reads_out:
                 check_fits(job)
             _record_space(job)
         if "profile" not in job.run.stages:
             with job.run.stage("profile"):
                 profile(job)
-                if job.method != BIGNAS:
+                if job.reads_out:
                     expected_cost(job, aloud=True)
         if "plan" not in job.run.record:
             asked = {name: job.arguments[name] for name in ("budget_s", "steps", "trials")}
@@ -238,7 +191,7 @@ def _work(job: Job, started: float) -> None:
     job.use_threads()
     if "verify" not in job.run.stages:
         if not job.arguments.get("weights"):
-            what = "training shared weights" if job.method == BIGNAS else f"searching by {job.method}"
+            what = f"searching by {job.method}" if job.reads_out else "training shared weights"
             job.say(f"{what}: {job.plan['steps']} steps")
         with job.run.stage("train"):
             shared = train(job)
@@ -284,8 +237,29 @@ def _verify(job: Job, shared: Shared, candidates: Candidates, baselines: list[Me
         members += [member] if member else []
     members += _verified_before(job, set(candidates))
     measured = {member.folder for member in measure_members(job, [*baselines, *members], candidates)}
+    if job.arguments["budget_s"] is not None:  # work given in counts is the same on every machine
+        more = _second_look(job, shared, [member for member in members if member.folder in measured])
+        members, measured = [*members, *more], measured | {member.folder for member in more}
     exported_front(job, [member for member in members if member.folder in measured])
+    if job.ladder:
+        write_verdicts(job)
     return recommend(job)
+
+
+def _second_look(job: Job, shared: Shared, members: Sequence[Member]) -> list[Member]:
+    """Verify a few networks more for each target whose latency limit none uses, as measured."""
+    found: list[Member] = []
+    for target in job.targets:
+        entries = [(member.arch, read_entries(member.folder).get(target.name)) for member in members]
+        known = {arch: (one["predicted_ms"], one["measurement"]["latency_ms"])
+                 for arch, one in entries if one and one["predicted_ms"]}  # fmt: skip
+        more = nearer(job, shared, target, known)
+        if more:
+            job.say(f"no network uses the latency limit of {target.name}: verifying {len(more)} nearer to it")
+        made = [_written(job, job.path / "candidates" / arch.id, arch, partial(trained_alone, job, shared, arch))
+                for arch in more]  # fmt: skip
+        found += measure_members(job, [member for member in made if member], more)
+    return found
 
 
 def _written(job: Job, folder: Path, arch: Architecture, made: Callable[[], Trained]) -> Member | None:
@@ -328,54 +302,9 @@ def _record_space(job: Job) -> None:
     job.run.update({"space": described, "objectives": goals})
 
 
-def _arguments(run: Run) -> dict[str, Any]:
-    """What the run was asked; ValueError when its record does not say."""
-    arguments = run.record.get("arguments")
-    needed = (
-        "budget_s", "data", "given", "image_size", "limits", "seed", "space", "steps", "strategy", "target", "threads",
-        "trial_timeout_s", "trials",
-    )  # fmt: skip
-    lacking = [name for name in needed if not isinstance(arguments, dict) or name not in arguments]
-    kinds = {"task": dict, "targets": list}
-    lacking += [name for name, kind in kinds.items() if not isinstance(run.record.get(name), kind)]
-    if lacking:
-        raise ValueError(f"{run.path / 'run.json'} does not say {', '.join(lacking)}; start the run again with --force")
-    return dict(arguments or {})
-
-
 def _check_portable(task: Task) -> None:
     """Trials with a time limit run in processes of their own, to which the metric must travel."""
     try:
         pickle.dumps(task.metric)
     except Exception as error:
         raise ValueError(f"the task's metric cannot be sent to a process ({error}); define it in a module") from None
-
-
-def _size(recorded: Any) -> int | tuple[int, int] | None:
-    return tuple(recorded) if isinstance(recorded, list) else recorded
-
-
-def _check_same(run: Run, task: Task, targets: Sequence[Target]) -> None:
-    """A run goes on with the data and on the devices that it started with."""
-    before, now = run.record["task"], task.record
-    changed = [key for key in now if key in before and before[key] != now[key] and key != "source"]
-    if changed:
-        raise ValueError(f"the data of {run.path} changed since it started ({', '.join(changed)}); start a new run")
-    for recorded, target in zip(run.record["targets"], targets, strict=True):
-        was, found = recorded["fingerprint"], target.fingerprint()
-        other = [f"{key} was {was.get(key)}, is {found.get(key)}" for key in found if was.get(key) != found[key]]
-        if other:
-            raise ValueError(f"{run.path} was measured on another target ({other[0]}); start a new run here")
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "sartor": sartor.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _silent(line: str) -> None:
-    return None

@@ -19,7 +19,7 @@ from sartor.protocols import Target
 from sartor.recipes.job import Job
 from sartor.recipes.verification import Member, complete_member, read_member
 
-__all__ = ["ALL", "exported_front", "read_entries", "recommend", "select_front"]
+__all__ = ["ALL", "exported_front", "read_entries", "recommend", "select_front", "write_verdicts"]
 
 ALL = "all targets"
 """The name, among the fronts, of the networks that are good on every target."""
@@ -155,6 +155,31 @@ def recommend(job: Job) -> Path | None:
     )
     _copied(job, job.path / "pareto" / best, text)
     return job.path / "best"
+
+
+def write_verdicts(job: Job) -> None:
+    """Write `specialised.json`: for each target and limit the network of highest validation accuracy that meets it.
+
+    Everything in it was measured; "met" is false, and there is no network, where none that was verified is fast enough.
+    """
+    folders = {path.parent.name: path.parent for path in job.path.glob("*/*/measurement.json")
+               if path.parent.parent.name in ("pareto", "candidates")}  # fmt: skip
+    entries = {name: read_entries(folder) for name, folder in folders.items()}
+    verdicts = []
+    for target in job.targets:
+        known = {name: found[target.name] for name, found in entries.items() if target.name in found}
+        for limit in job.rungs(target):
+            within = [n for n, one in known.items()
+                      if one["within_limit"] and one["measurement"]["latency_ms"] <= limit]  # fmt: skip
+            best = max(within, key=lambda name: (known[name]["accuracy"]["validation"], name), default=None)
+            verdict: dict[str, Any] = {"target": target.name, "limit_ms": limit, "met": best is not None}
+            verdict["least_ms"] = min((one["measurement"]["latency_ms"] for one in known.values()), default=None)
+            if best is not None:
+                latency = known[best]["measurement"]["latency_ms"]
+                verdict |= {"id": best, "folder": folders[best].relative_to(job.path).as_posix(), "latency_ms": latency}
+                verdict |= {"used": latency / limit, "accuracy": known[best]["accuracy"]}
+            verdicts.append(verdict)
+    write_json(job.path / "specialised.json", {"verdicts": verdicts})
 
 
 def _timed(entry: Mapping[str, Any], target: Target) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sartor import names
 from sartor.architecture import Architecture, Option
 from sartor.nn import channels_last, resized
+from sartor.oneshot import Means
 from sartor.protocols import Target
 from sartor.recipes.methods import BIGNAS, use_of
 from sartor.run import Run
@@ -81,6 +82,15 @@ class Job:
         own = {name.partition("@"): limit for name, limit in self.limits.items() if "@" in name}
         return common | {name: limit for (name, _, where), limit in own.items() if where == target.name}
 
+    @property
+    def ladder(self) -> dict[str, list[float]]:
+        """Several latency limits at once, each of which gets a network: of all targets at "", or of one by its name."""
+        return self.arguments.get("ladder") or {}
+
+    def rungs(self, target: Target) -> list[float]:
+        """The latency limits of a target in milliseconds, from tight to loose; empty where at most one was asked."""
+        return sorted({*self.ladder.get("", ()), *self.ladder.get(target.name, ())})
+
     def column(self, name: str, target: Target) -> str:
         """The name of a target's value in the trials: `name` of the first, `name@target` of every other."""
         return name if target is self.target else f"{name}@{target.name}"
@@ -102,8 +112,13 @@ class Job:
 
     @property
     def method(self) -> str:
-        """What trains the shared weights: "bignas", or a method of differentiable search."""
+        """What trains the shared weights: "bignas" and its like, or a method of differentiable search."""
         return str(self.arguments.get("method", BIGNAS))
+
+    @cached_property
+    def reads_out(self) -> bool:
+        """Whether the method finds an architecture by itself, as those of differentiable search."""
+        return names.reads_out(self.method)
 
     @property
     def retrains(self) -> bool:
@@ -112,7 +127,12 @@ class Job:
         If nothing is said, where the space has an evaluation form of its own, as the cells of DARTS.
         """
         asked = self.arguments.get("retrain")
-        return self.method != BIGNAS and ("form" in self.accepted if asked is None else bool(asked))
+        return self.reads_out and ("form" in self.accepted if asked is None else bool(asked))
+
+    @property
+    def means(self) -> Means:
+        """How the shared weights are computed: precision, and parts of a batch."""
+        return Means(**self.arguments.get("means", {}))
 
     def network(self, *, searching: bool = False) -> nn.Module:
         """The network with choices, in the form that is deployed or searched; its weights depend on the seed alone."""
@@ -122,7 +142,7 @@ class Job:
 
     def form(self, *, searching: bool = False) -> dict[str, Any]:
         """What the network is made with, deployed or searched; the two differ only where networks are retrained."""
-        if self.method == BIGNAS:
+        if not self.reads_out:
             return self.shape
         searching = searching or not self.retrains
         use = use_of(self.method)

@@ -26,6 +26,7 @@ from sartor.recipes.asked import earlier_plan
 from sartor.recipes.expected import constant_cost
 from sartor.recipes.job import Job
 from sartor.recipes.methods import BIGNAS, use_of
+from sartor.recipes.supernets import data_of
 from sartor.recipes.training import (
     batches_of,
     evaluation_batches,
@@ -39,7 +40,7 @@ from sartor.recipes.verification import complete_member, measure_members, write_
 from sartor.supernet import extract
 from sartor.targets.machine import usable_cores
 
-__all__ = ["more_trials", "plan", "plan_alone"]
+__all__ = ["fastest_threads", "more_trials", "plan", "plan_alone"]
 
 VERIFIED, MIN_VERIFIED = 24, 8  # networks that the search found, and that are fine-tuned and measured
 RETRAINED = 6  # networks, where each is trained from scratch
@@ -67,7 +68,7 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
         counts = _counts(job, shared, trials, _most(job)) | _networks(job, {})
         counts |= _alone(shared, steps, counts["verified"], counts.get("networks", SANDWICH))
         return {"batch_size": batch_size, **counts, **adopted, "training_threads": 1}
-    threads, step_s = (adopted["training_threads"], 0.0) if adopted else _fastest_threads(job, batch_size)
+    threads, step_s = (adopted["training_threads"], 0.0) if adopted else fastest_threads(job, batch_size)
     torch.set_num_threads(threads)
     plain_s = _plain_seconds(job, batch_size)
     trial_s, (measure_s, export_s) = _timed(_trial(job)), _verification_seconds(job)
@@ -88,7 +89,7 @@ def plan(job: Job, *, budget_s: float | None, spent_s: float, steps: int | None,
         networks_s = verified * _mean_step(plain_s) + shares * baselines_s
         free = left - trials * trial_s - verified * each_s
         affordable = int(free / (step_s + networks_s))
-        if job.method != BIGNAS:
+        if job.reads_out:
             affordable = max(affordable, int(SEARCHED * free / step_s))
         if affordable * batch_size >= len(job.task.train):  # rather fewer networks than some that saw half the data
             break
@@ -112,9 +113,11 @@ def _most(job: Job) -> int:
 
 
 def _networks(job: Job, seconds: Mapping[str, float]) -> dict[str, int]:
-    """How many networks of middling size a step of a differentiable method trains, by its time; {} for BigNAS."""
+    """How many networks of middling size a step trains: of a differentiable method, by its time; {} for a sandwich."""
     if job.method == BIGNAS:
         return {}
+    if not job.reads_out:
+        return {"networks": max(1, round(supernet_learner(job, steps=1000, batch_size=8).passes_per_step))}
     return {"networks": max(1, round(seconds["step"] / seconds["middle"])) if seconds else LEVELS}
 
 
@@ -192,7 +195,7 @@ def _timed(work: Callable[[], object], repeats: int = 3) -> float:
     return sorted(seconds)[repeats // 2]
 
 
-def _fastest_threads(job: Job, batch_size: int) -> tuple[int, float]:
+def fastest_threads(job: Job, batch_size: int) -> tuple[int, float]:
     """One thread, unless all are clearly faster: small networks seldom gain, and suffer most from other work."""
     step_s = {}
     for threads in (1, usable_cores()):
@@ -208,9 +211,9 @@ def _shared_seconds(job: Job, batch_size: int) -> float:
     A differentiable method trains other things at its end than at its start, so that its whole course is timed, with
     few steps.
     """
-    if job.method == BIGNAS:
+    if not job.reads_out:
         learner = supernet_learner(job, steps=1000, batch_size=batch_size)
-        return _timed(_step(learner, job.task.train, batch_size), repeats=5)
+        return _timed(_step(learner, data_of(learner, job.task.train), batch_size), repeats=5)
     least = use_of(job.method).least
 
     def course(steps: int) -> Callable[[], object]:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +21,19 @@ from sartor.protocols import Strategy, Target
 from sartor.recipes.drawing import Drawn
 from sartor.recipes.job import COUNTED, Job
 from sartor.recipes.profiling import costs_on, counts, latency, samples_within, spread_samples
+from sartor.recipes.rungs import Rung, Rungs
 from sartor.recipes.training import PortableError, Shared
 from sartor.search import search
 from sartor.space import SearchSpace
 from sartor.trial import Trial, TrialLog
 
-__all__ = ["Candidates", "objectives", "search_trials", "worth_verifying"]
+__all__ = ["Candidates", "nearer", "objectives", "search_trials", "worth_verifying"]
 
 NEAR = 0.9  # of a latency limit: networks that use it
 LOOKS = 400  # at networks of the space, for some that do; no more than trials, as each is a prediction
 MOST_CHANGES = 8  # of the largest network, for some near it
+OF_A_RUNG, ROOM = 3, 0.9  # networks verified for each of several limits, and the part of it that is surely met
+OF_THE_NEARER, VERIFIED_NEARER, SURELY = 6, 2, 0.98  # looked at, verified, where no network used the limit
 NEAR_SHARE = 1 / 4  # of what is verified is near the limit
 
 Candidates = Mapping[Architecture, Mapping[str, float]]
@@ -44,13 +49,16 @@ def search_trials(job: Job, shared: Shared) -> Candidates:
     infeasible, as under a limit that only the very smallest meet, the candidates are those of the measured sample that
     keep the limits: there is at least one, or the profile would have said so.
     """
-    measure_error = PortableError(job, shared.net)
+    measure_error = PortableError(job, shared)
     goals = objectives(job, measure_error)
     predicted = {target.name: latency(job, target) for target in job.targets}
     strategy, searched = under_limits(
         lambda space, given: _strategy(job, shared, space, given), job.space, goals,
         job.arguments.get("limit_as", "hard"), ceiling=1.0,
     )  # fmt: skip
+    if job.ladder:
+        rungs = [Rung(job.column("latency_ms", target), ms) for target in job.targets for ms in job.rungs(target)]
+        strategy = Rungs(job.space, searched, rungs=rungs, front=strategy, trials=job.plan["trials"])
     with TrialLog(job.path / "run.sqlite") as log:
         search(
             job.space,
@@ -73,6 +81,8 @@ def _chosen_for(job: Job, target: Target, done: Sequence[Trial], measure_error: 
     """The networks to verify for one target: its part of all that are verified."""
     count = max(2, job.plan["verified"] // len(job.targets))
     goals = [Objective("error", measure_error), *limited(job, target)]
+    if job.ladder:
+        return _best_of_rungs(job, target, done, goals)
     done = [*done, *_near_the_limit(job, goals, done, int(NEAR_SHARE * count))]
     feasible = list({trial.arch: trial for trial in done if not violation(trial, goals)}.values())
     within = samples_within(job, target)
@@ -82,6 +92,17 @@ def _chosen_for(job: Job, target: Target, done: Sequence[Trial], measure_error: 
     chosen = [trial.arch for trial in worth_verifying(feasible, goals[:2], count)]
     smallest = job.smallest()  # the fastest end of every front, and few trials come near
     return [smallest, *chosen] if smallest in within else chosen
+
+
+def _best_of_rungs(job: Job, target: Target, done: Sequence[Trial], goals: Sequence[Objective]) -> list[Architecture]:
+    """For each limit the trials of least error within it, and one with room to spare, as predictions err."""
+    feasible = sorted((trial for trial in done if not violation(trial, goals)), key=lambda trial: trial.values["error"])
+    chosen = [job.smallest()]
+    for limit in job.rungs(target):
+        for part, count in ((1.0, OF_A_RUNG), (ROOM, 1)):
+            within = (trial.arch for trial in feasible if trial.values[goals[1].name] <= part * limit)
+            chosen += itertools.islice(within, count)
+    return list(dict.fromkeys(chosen))
 
 
 def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial], wanted: int) -> list[Trial]:
@@ -111,6 +132,33 @@ def _near_the_limit(job: Job, goals: Sequence[Objective], done: Sequence[Trial],
             found.append(Trial(job.plan["trials"] + len(found), arch, values, state="done"))
             tried.add(arch)
     return found
+
+
+def nearer(
+    job: Job, shared: Shared, target: Target, measured: Mapping[Architecture, tuple[float, float]]
+) -> Candidates:
+    """Further networks to verify where none that was measured uses the latency limit of a target; {} where one does.
+
+    Predictions err by some percent, and a limit can fall between what proved too slow and what is far below. So the
+    predictions are set right by what was measured: `measured` has the milliseconds, predicted and true.
+    """
+    limit = job.limits_on(target).get("latency_ms")
+    if limit is None or any(NEAR * limit <= true <= limit for _, true in measured.values()):
+        return {}
+    slow = [true / told for told, true in measured.values() if told > limit / 2] or [1.0]
+    goals, ratio = limited(job, target), float(np.median(slow))
+    within = [replace(goals[0], at_most=None), *goals[1:]]
+    found: dict[Architecture, float] = {}
+    for arch in _looks(job, min(LOOKS, int(job.plan["trials"])), random.Random(f"{job.seed}/nearer")):
+        ms = goals[0].measure(arch)
+        if len(found) == OF_THE_NEARER:
+            break
+        if arch not in measured and NEAR * limit <= ratio * ms <= SURELY * limit:
+            trial = Trial(0, arch, {goal.name: goal.measure(arch) for goal in within}, state="done")
+            found |= {} if violation(trial, within) else {arch: ms}
+    measure_error = PortableError(job, shared)
+    best = sorted(found, key=measure_error)[:VERIFIED_NEARER]
+    return {arch: {target.name: found[arch]} for arch in best}
 
 
 def _looks(job: Job, count: int, rng: random.Random) -> Iterator[Architecture]:

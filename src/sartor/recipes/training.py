@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,21 @@ from sartor.differentiable.dass import DASS, HYDRA, KEPT, sparse
 from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import Indexed, fit
 from sartor.nn.parametrized import baked
-from sartor.oneshot import BigNAS, Recipe, Supervised
-from sartor.recipes.asked import shared_weights
+from sartor.oneshot import Supervised
 from sartor.recipes.expected import Soft, constant_cost, expected_cost
 from sartor.recipes.job import Job, make_network
-from sartor.recipes.methods import BIGNAS, Searcher, distribution, learner, network_of, use_of
+from sartor.recipes.methods import Searcher, distribution, learner, network_of, use_of
+from sartor.recipes.supernets import (
+    RECIPE,
+    Remade,
+    Serving,
+    Supernet,
+    data_of,
+    made,
+    made_again,
+    serving,
+    trained_in,
+)  # fmt: skip
 from sartor.recipes.watching import Watched
 from sartor.supernet import activated, extract, recalibrate_batchnorm
 from sartor.workload import macs
@@ -52,9 +63,6 @@ __all__ = [
 Trained = tuple[nn.Module, Mapping[str, Any]]
 """A network, and how it was trained: "trained", in words, "steps" and, after shared weights, "finetune_steps"."""
 
-# Of the shared weights, of what is fine-tuned and of the baselines. In minutes nothing is learnt by heart: no dropout.
-RECIPE = Recipe(schedule="cosine", dropout=0.0)
-LABEL_SHARE = 0.5  # trainings here are short: the largest network is no good teacher for much of them
 SEARCH_SAMPLES = 2048  # of the validation split, that every candidate is evaluated on
 CHECKPOINTS = 20
 PERTURBED_SAMPLES = 512  # that DARTS-PT judges every operation on
@@ -66,12 +74,14 @@ LONGEST = 8.0  # times the planned steps, for the smallest networks
 class Shared:
     """The trained supernet, and what a differentiable search learned besides.
 
+    serving: the network with choices whose weights an architecture shares. remade: the same for another process.
     first: the architecture that it reads out; None of a method that only trains weights. probabilities: of the options
     of choices, by name; empty where there are none. kept: share of the weights that networks are pruned to; None where
     they are not.
     """
 
-    net: nn.Module
+    serving: Serving
+    remade: Remade
     first: Architecture | None = None
     probabilities: Mapping[str, Sequence[float]] = field(default_factory=dict)
     kept: float | None = None
@@ -79,13 +89,23 @@ class Shared:
 
 def train(job: Job) -> Shared:
     """The trained weights; continues at the newest checkpoint, or takes the weights of an earlier run."""
-    if job.arguments.get("weights"):
-        return Shared(_adopted(job).eval())
-    if job.method != BIGNAS:
+    if job.reads_out:
         return _searched(job)
-    learner = supernet_learner(job, steps=job.plan["steps"], batch_size=job.plan["batch_size"])
-    _fit(job, learner, job.plan["steps"], "train")
-    return Shared(learner.net.eval())
+    steps, size = job.plan["steps"], job.plan["batch_size"]
+    if job.arguments.get("weights"):
+        steps = job.plan["shared_steps"]
+        learner = supernet_learner(job, steps=steps, batch_size=size)
+        learner.load_state_dict(_adopted(job))
+    else:
+        learner = supernet_learner(job, steps=steps, batch_size=size)
+        _fit(job, learner, steps, "train", data_of(learner, job.task.train))
+        job.run.update({"effort": learner.effort._asdict()})
+    again = partial(made_again, method=job.method, steps=steps, batch_size=size, seed=job.seed)
+    return Shared(serving(learner), Remade(_searched_network(job), learner.state_dict(), again))
+
+
+def _searched_network(job: Job) -> Callable[[], nn.Module]:
+    return partial(make_network, job.arguments["space"], **job.form(searching=True))
 
 
 def _searched(job: Job) -> Shared:
@@ -100,11 +120,12 @@ def _searched(job: Job) -> Shared:
         _fit(job, watched, steps, "train", batches)
     first = searcher.architecture()
     job.run.update({"read_out": {"id": first.id, "choices": dict(first)}})
-    shared = Shared(network_of(searcher, net, first).eval(), first, distribution(searcher))
+    found, kept = network_of(searcher, net, first).eval(), None
     if isinstance(searcher, DASS):  # masked weights become ordinary ones
         with activated(net, {KEPT: searcher.keep}):
-            return replace(shared, net=baked(net), kept=searcher.keep)
-    return shared
+            found, kept = baked(net), searcher.keep
+    remade = Remade(_searched_network(job), found.state_dict())
+    return Shared(lambda arch: found, remade, first, distribution(searcher), kept)
 
 
 def check_fits(job: Job) -> None:
@@ -145,16 +166,14 @@ def batches_of(job: Job, searcher: Searcher) -> Indexed:
     return job.task.train
 
 
-def _adopted(job: Job) -> nn.Module:
-    """The supernet with the weights of an earlier run, which are copied into this one: that may be deleted then."""
-    network, found = job.network(), job.run.load_checkpoint("train")
-    if found is None:
-        state, steps = shared_weights(Path(job.arguments["weights"]))
-        network.load_state_dict(state)
-        job.run.save_checkpoint(steps, {"learner": {"net": state}, "seconds": 0.0}, "train")
-    else:
-        network.load_state_dict(found[1]["learner"]["net"])
-    return network
+def _adopted(job: Job) -> dict[str, Any]:
+    """The learner's state in an earlier run, which is copied into this one: that may be deleted then."""
+    found = job.run.load_checkpoint("train")
+    if found is not None:
+        return found[1]["learner"]  # type: ignore[no-any-return]
+    state, steps = trained_in(Path(job.arguments["weights"]))
+    job.run.save_checkpoint(steps, {"learner": state, "seconds": 0.0}, "train")
+    return state
 
 
 def scratch_network(job: Job, name: str, arch: Architecture) -> Trained:
@@ -173,7 +192,7 @@ def trained_alone(job: Job, shared: Shared, arch: Architecture) -> Trained:
     """The network of `arch` as it is shown: pruned where the method prunes, retrained, or fine-tuned."""
     if shared.kept is not None:
         return pruned(job, shared.kept, arch)
-    return retrained(job, arch) if job.retrains else finetuned(job, shared.net, arch)
+    return retrained(job, arch) if job.retrains else finetuned(job, shared.serving(arch), arch)
 
 
 def retrained(job: Job, arch: Architecture) -> Trained:
@@ -246,18 +265,12 @@ def step_seconds(job: Job, arch: Architecture, seconds: Mapping[str, float]) -> 
     return float(np.interp(macs(job.workload(arch)), [count for count, _ in timed], [each for _, each in timed]))
 
 
-def supernet_learner(job: Job, *, steps: int, batch_size: int) -> BigNAS:
-    """BigNAS on the job's network with its initial weights."""
-    return BigNAS(
-        job.network(),
-        job.space,
-        job.task.loss,
-        steps=steps,
-        batch_size=batch_size,
-        label_share=LABEL_SHARE,
-        recipe=RECIPE,
-        seed=job.seed,
-    )
+def supernet_learner(job: Job, *, steps: int, batch_size: int) -> Supernet:
+    """The learner of the run's method on the job's network with its initial weights."""
+    return made(
+        job.method, job.network(), job.space, job.task.loss, steps=steps, batch_size=batch_size, seed=job.seed,
+        recipe=None if job.arguments.get("recipe") == "paper" else RECIPE, means=job.means,
+    )  # fmt: skip
 
 
 def supervised_learner(job: Job, arch: Architecture, *, steps: int, batch_size: int) -> Supervised:
@@ -293,28 +306,24 @@ def evaluation_batches(job: Job) -> list[tuple[Tensor, Tensor]]:
 class PortableError:
     """`SharedWeightError` that can be sent to another process: it carries how to make the network, not the network."""
 
-    def __init__(self, job: Job, supernet: nn.Module) -> None:
-        self.space, self.shape = job.arguments["space"], job.form(searching=True)
-        self.threads = job.plan["training_threads"]
-        self.state = supernet.state_dict()
+    def __init__(self, job: Job, shared: Shared) -> None:
+        self.remade, self.threads = shared.remade, job.plan["training_threads"]
         self.metric, self.batches, self.calibration = job.task.metric, evaluation_batches(job), job.calibration
-        self._measure: SharedWeightError | None = None
+        self.serving: Serving | None = shared.serving
 
     def __call__(self, arch: Architecture) -> float:
         """The error in [0, 1] of the sub-network with the supernet's weights."""
-        if self._measure is None:
+        if self.serving is None:
             torch.set_num_threads(self.threads)
-            supernet = make_network(self.space, **self.shape)
-            supernet.load_state_dict(self.state)
-            self._measure = SharedWeightError(supernet, self.metric, self.batches, self.calibration)
-        return self._measure(arch)
+            self.serving = self.remade.serving()
+        return SharedWeightError(self.serving(arch), self.metric, self.batches, self.calibration)(arch)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_measure": None}
+        return {**vars(self), "serving": None}
 
 
 def _fit(
-    job: Job, learner: BigNAS | Supervised | Watched, steps: int, stage: str, batches: Indexed | None = None
+    job: Job, learner: Supernet | Supervised | Watched, steps: int, stage: str, batches: Indexed | None = None
 ) -> None:
     job.use_threads()
     fit(

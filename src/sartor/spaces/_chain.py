@@ -7,25 +7,34 @@ arXiv:1707.01083 (group convolutions and the shuffle between them).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
 
 from torch import Tensor, nn
 
-__all__ = ["MOBILE", "Chain", "ConvNorm", "MBConv", "Plan", "Shuffle", "Stage", "check_size", "plan_for"]
+from sartor.nn import round_channels
+from sartor.spaces._blocks import check_size, halvings, initialise, relu
+
+__all__ = ["MOBILE", "Chain", "ConvNorm", "MBConv", "Plan", "Shuffle", "Stage", "check_size", "plan_for", "widened"]
 
 Activation = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers of one width: the first takes the stride."""
+    """Layers of one width: the first takes the stride. What else tells stages apart is for elastic chains to read.
+
+    kernel, expand: of the layers, where they are not searched. squeeze: whether they have a squeeze-and-excitation.
+    """
 
     width: int
     layers: int
     stride: int
+    kernel: int = 3
+    expand: int = 6
+    squeeze: bool = False
+    activation: Callable[[Tensor], Tensor] = relu
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,13 @@ MOBILE = Plan(stem=32, stem_stride=2, first=16, stages=tuple(starmap(Stage, _MOB
 """The chain of ProxylessNAS and Single-Path NAS, for 224 pixels."""
 
 
+def widened(published: Plan, width: float) -> Plan:
+    """Return the plan with every width times a multiplier, to multiples of 8."""
+    stages = tuple(replace(stage, width=round_channels(stage.width * width)) for stage in published.stages)
+    stem, first, head = (round_channels(one * width) for one in (published.stem, published.first, published.head))
+    return replace(published, stem=stem, first=first, head=head, stages=stages)
+
+
 def plan_for(published: Plan, size: int) -> Plan:
     """Return the plan for images whose shorter side is `size`.
 
@@ -67,8 +83,7 @@ def plan_for(published: Plan, size: int) -> Plan:
     small images have the least to lose late. From 64 pixels widths and layers are the published ones; below, stages
     have half the width and at most two layers; below 16 pixels a quarter of the width, and three stages are left.
     """
-    halvings = 1 if size < 16 else min(published.halvings, math.ceil(math.log2(size / 4)))
-    surplus = published.halvings - halvings
+    surplus = published.halvings - halvings(size, published.halvings)
     stem_stride, stages = published.stem_stride, list(published.stages)
     if surplus and stem_stride == 2:
         stem_stride, surplus = 1, surplus - 1
@@ -78,7 +93,7 @@ def plan_for(published: Plan, size: int) -> Plan:
     if size >= 64:
         return replace(published, stem_stride=stem_stride, stages=tuple(stages))
     part = 2 if size >= 16 else 4
-    stages = [Stage(_whole(stage.width / part), min(stage.layers, 2), stage.stride) for stage in stages]
+    stages = [replace(one, width=_whole(one.width / part), layers=min(one.layers, 2)) for one in stages]
     if size < 16:
         stages = _merged(stages)
     narrow = {
@@ -87,13 +102,6 @@ def plan_for(published: Plan, size: int) -> Plan:
         "head": published.head // 8,
     }
     return Plan(stem_stride=stem_stride, stages=tuple(stages), **narrow)
-
-
-def check_size(size: tuple[int, int], name: str) -> int:
-    """Return the shorter side; ValueError outside of 8 to 224 pixels."""
-    if not 8 <= min(size) <= max(size) <= 224:
-        raise ValueError(f"images of {size[0]}x{size[1]} do not fit {name}: give 8 to 224 pixels a side")
-    return min(size)
 
 
 def _whole(width: float) -> int:
@@ -105,7 +113,7 @@ def _merged(stages: Sequence[Stage]) -> list[Stage]:
     """Three stages of five layers: the first, one midway, and the one that halves the map."""
     last = next(i for i, stage in enumerate(stages) if stage.stride == 2)
     first, middle, end = stages[0], stages[last // 2], stages[last]
-    return [Stage(first.width, 1, 1), Stage(middle.width, 2, 1), Stage(end.width, 2, 2)]
+    return [replace(first, layers=1, stride=1), replace(middle, layers=2, stride=1), replace(end, layers=2, stride=2)]
 
 
 class ConvNorm(nn.Sequential):
@@ -212,11 +220,5 @@ class Chain(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise anew, elastic or extracted: He normal by fan-out, as MobileNetV2."""
-        if self.classifier.weight.is_meta:
-            return  # there is nothing to fill
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.weight[0, 0].numel() * module.weight.shape[0] // int(module.groups)
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-            elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
-                module.reset_parameters()
+        if not self.classifier.weight.is_meta:
+            initialise(self.modules())

@@ -26,6 +26,14 @@ from torch import Tensor, nn
 
 from sartor.choice import Choice, Size
 from sartor.nn import BatchNorm2d, Conv2d, Linear, OneOf, Repeat, SqueezeExcite
+from sartor.spaces._blocks import (
+    InvertedResidual,
+    check_size,
+    halvings,
+    has_resolutions,
+    initialise,
+    shortcut,
+)
 
 __all__ = ["InvertedResidual", "MobileNet"]
 
@@ -51,38 +59,16 @@ SMALL = Form(WIDTHS, blocks=3, expansions=(2, 3, 4), kernels=(3, 5))  # below 64
 FULL = Form(WIDTHS, blocks=4, expansions=(3, 4, 6), kernels=(3, 5, 7))
 
 
-class InvertedResidual(nn.Module):
-    """Expand 1x1, depthwise kxk, optional squeeze-and-excitation, project 1x1, plus a skip: (N, C, H, W).
+def _block(
+    in_channels: int | Size, out_channels: Size, stride: int, kernels: tuple[int, ...], expansions: tuple[int, ...]
+) -> InvertedResidual:
+    """A block with a searched gate, and a skip in any case."""
+    skip = shortcut(in_channels, out_channels, stride)
+    return InvertedResidual(in_channels, out_channels, stride, kernels, expansions, gate=_gate, skip=skip)
 
-    The skip is the identity, or an average pool for a stride and a 1x1 convolution for another width.
-    """
 
-    def __init__(
-        self,
-        in_channels: int | Size,
-        out_channels: int | Size,
-        stride: int,
-        kernels: tuple[int, ...],
-        expansions: tuple[int, ...],
-    ) -> None:
-        super().__init__()
-        self.kernel = Choice(kernels) if len(kernels) > 1 else kernels[0]
-        self.expand = Choice(expansions)
-        hidden = in_channels * self.expand
-        self.expand_conv, self.expand_norm = Conv2d(in_channels, hidden, 1, bias=False), BatchNorm2d(hidden)
-        self.depth_conv = Conv2d(hidden, hidden, self.kernel, stride, "same", groups=hidden, bias=False)
-        self.depth_norm = BatchNorm2d(hidden)
-        self.squeeze = OneOf({"none": nn.Identity(), "se": SqueezeExcite(hidden)})
-        self.project_conv = Conv2d(hidden, out_channels, 1, bias=False)
-        self.project_norm = BatchNorm2d(out_channels)
-        self.skip = _shortcut(in_channels, out_channels, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        y = F.relu(self.expand_norm(self.expand_conv(x)), inplace=True)  # nothing else reads a norm's output
-        y = self.squeeze(F.relu(self.depth_norm(self.depth_conv(y)), inplace=True))
-        out: Tensor = self.project_norm(self.project_conv(y)) + self.skip(x)
-        return out
+def _gate(width: int | Size) -> nn.Module:
+    return OneOf({"none": nn.Identity(), "se": SqueezeExcite(width)})
 
 
 class MobileNet(nn.Module):
@@ -101,10 +87,8 @@ class MobileNet(nn.Module):
         self, classes: int, channels: int = 3, size: tuple[int, int] = (224, 224), *, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        shorter = min(size)
-        if not 8 <= shorter <= max(size) <= 224:
-            raise ValueError(f"images of {size[0]}x{size[1]} do not fit MobileNet: give 8 to 224 pixels a side")
-        if shorter >= 24 and size[0] == size[1]:
+        shorter = check_size(size, "MobileNet")
+        if has_resolutions(size):
             self.resolution = Choice(_resolutions(shorter))
         form = TINY if shorter < 16 else SMALL if shorter < 64 else FULL
         stem_stride, strides = _strides(shorter)
@@ -117,13 +101,11 @@ class MobileNet(nn.Module):
             side = math.ceil(side / stride)
             kernels = form.kernels if i and side >= 7 else FIRST_KERNELS  # a small map shows a large kernel little
             expansions = form.expansions if i else FIRST_EXPANSIONS
-            first = InvertedResidual(before, width, stride, kernels, expansions)
-            more: list[nn.Module] = [
-                InvertedResidual(width, width, 1, kernels, expansions) for _ in range(form.blocks - 1)
-            ]
+            first = _block(before, width, stride, kernels, expansions)
+            more: list[nn.Module] = [_block(width, width, 1, kernels, expansions) for _ in range(form.blocks - 1)]
             depths: list[int | tuple[int, ...]] = [*range(i > 0, form.blocks + 1)]
             if i and form.may_pool:  # block number `blocks`, instead of the others
-                more.append(_shortcut(before, width, stride))
+                more.append(shortcut(before, width, stride))
                 depths.insert(0, (form.blocks,))
             # The first stage keeps size and width, so that the network can do without it.
             self.stages.append(Repeat(first, *more, depth=Choice(depths)))
@@ -146,36 +128,17 @@ class MobileNet(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise anew, elastic or extracted: He normal by fan-out, residual branches starting at zero."""
         if self.classifier.weight.is_meta:
-            return  # there is nothing to fill, and torch would import its compiler to do so
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                filters_per_group = module.weight.shape[0] // int(module.groups)
-                fan_out = module.weight[0, 0].numel() * filters_per_group
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
-                module.reset_parameters()
+            return  # there is nothing to fill
+        initialise(self.modules())
         for module in self.modules():
             if isinstance(module, InvertedResidual):  # the block starts as its skip (BigNAS, section 3.2)
                 nn.init.zeros_(module.project_norm.weight)
 
 
-def _shortcut(in_channels: int | Size, out_channels: int | Size, stride: int) -> nn.Sequential:
-    """What a block adds its branch to: the identity, but for an average pool and a 1x1 convolution where needed."""
-    layers: list[nn.Module] = []
-    if stride > 1:
-        layers.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
-    if in_channels is not out_channels:
-        layers += [Conv2d(in_channels, out_channels, 1, bias=False), BatchNorm2d(out_channels)]
-    return nn.Sequential(*layers)
-
-
 def _strides(size: int) -> tuple[int, tuple[int, ...]]:
     """The stem's stride and each stage's: halved until the feature map is about 4x4, 7x7 from 224 pixels."""
-    halvings = 1 if size < 16 else min(5, math.ceil(math.log2(size / 4)))
     stem = 2 if size > 16 else 1
-    return stem, (1,) + (2,) * (halvings - (stem == 2))
+    return stem, (1,) + (2,) * (halvings(size) - (stem == 2))
 
 
 def _resolutions(size: int) -> tuple[int, ...]:

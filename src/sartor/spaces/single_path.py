@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sartor.architecture import Option
 from sartor.choice import Choice, Size
 from sartor.nn import BatchNorm2d, Conv2d, Elastic
+from sartor.spaces._blocks import Residual
 from sartor.spaces._chain import MOBILE, Chain, check_size, plan_for
 
 __all__ = ["EXPANSIONS", "KERNELS", "SinglePath", "Skippable", "SuperMBConv"]
@@ -51,19 +52,6 @@ class SuperMBConv(nn.Module):
         y = self.activation(self.expand_norm(self.expand_conv(x)))
         y = self.activation(self.depth_norm(self.depth_conv(y)))
         out: Tensor = self.project_norm(self.project_conv(y))
-        return out
-
-
-class Residual(nn.Module):
-    """x -> x + branch(x)."""
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
-        out: Tensor = x + self.branch(x)
         return out
 
 

@@ -19,10 +19,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from sartor.architecture import Architecture, Option
+from sartor.architecture import Architecture
 from sartor.gates import key
 from sartor.objective import Objective, check_names, costs
+from sartor.sizes import ascending
 from sartor.space import SearchSpace
 from sartor.strategies._operators import excess
 from sartor.trial import Trial
@@ -43,6 +45,8 @@ class CoordinateDescent:
         without which nothing is multi-layer: ours).
     step: first reduction as a share of the largest network's resource (0.03: ours), which each step multiplies by
         decay (0.98: ours).
+    keep: which candidate goes on: that of the least "cost", or of the least "ratio" of what the cost rises by to what
+        the resource falls by.
     queries: the number of evaluations, if it is known: they make one descent of T steps with J = 2 T candidates, in
         place of `samples` and `step`, with which a descent to nothing takes some 5,400.
     """
@@ -58,6 +62,7 @@ class CoordinateDescent:
         layers: float | None = None,
         step: float = 0.03,
         decay: float = 0.98,
+        keep: Literal["cost", "ratio"] = "cost",
         queries: int | None = None,
     ) -> None:
         """Start above the largest network; ValueError for numbers out of range."""
@@ -70,6 +75,8 @@ class CoordinateDescent:
             raise ValueError(f"samples is {samples} and layers {layers}: give at least 1, and a share from 0 to 1")
         if not (0 < step <= 1 and 0 < decay <= 1):
             raise ValueError(f"step is {step} and decay {decay}: both must be above 0 and at most 1")
+        if keep not in ("cost", "ratio"):
+            raise ValueError(f"keep={keep!r} is unknown: give 'cost' or 'ratio'")
         self.space = space
         self.objectives = tuple(objectives)
         self.bound = math.inf
@@ -80,7 +87,7 @@ class CoordinateDescent:
             self.bound = cheap.at_most if cheap and cheap.at_most is not None else math.inf
         self.resource = resource
         self.budget = (0.0 if self.bound == math.inf else self.bound) if budget is None else budget
-        self.samples, self.layers, self.step, self.decay = samples, layers, step, decay
+        self.samples, self.layers, self.step, self.decay, self.keep = samples, layers, step, decay, keep
         self._planned = 0  # steps of a descent, where the queries are known
         if queries is not None:
             self._planned = max(1, round(math.sqrt(queries / 2)))
@@ -91,6 +98,7 @@ class CoordinateDescent:
         """What the candidates of this step may use of the resource."""
         self.steps = 0
         """Steps of this descent that ended."""
+        self._top = self._cost = math.inf  # first objective of the largest network, and of `current`
         self._largest: Architecture | None = None
         self._candidates: list[tuple[float, float, Architecture]] = []  # excess, cost; those that meet the target
         self._told = 0  # in this step
@@ -109,12 +117,13 @@ class CoordinateDescent:
     def tell(self, trial: Trial) -> None:
         """Take in a candidate; the last of the step decides where the next one starts."""
         self._seen.add(trial.arch)
+        cost = costs(trial, self.objectives[:1])[0]
         if self.current is None:
+            self._top = cost
             self._begin()
             return
         self._told += 1
         if self.resource(trial.arch) <= self.target:
-            cost = costs(trial, self.objectives[:1])[0]
             self._candidates.append((excess(trial, self.objectives), cost, trial.arch))
         if self._told == self.samples:
             self._end_step(self.current)
@@ -139,6 +148,7 @@ class CoordinateDescent:
     def _begin(self) -> None:
         """Go to the top, and set the first target."""
         self.current, self.steps = self.largest(), 0
+        self._cost = self._top
         self._aim(self.current)
 
     def _aim(self, current: Architecture) -> None:
@@ -160,10 +170,18 @@ class CoordinateDescent:
             self.target = math.inf
             self._begin()
             return
-        beyond, _, best = min(self._candidates, key=lambda one: one[:2])
-        self.current = best if math.isfinite(beyond) else current
+        beyond, cost, best = min(self._candidates, key=lambda one: (one[0], self._merit(current, one[1], one[2])))
+        if math.isfinite(beyond):
+            current, self._cost = best, cost
+        self.current = current
         self.steps += 1
-        self._aim(self.current)
+        self._aim(current)
+
+    def _merit(self, current: Architecture, cost: float, arch: Architecture) -> float:
+        """Return what the best candidate has least of."""
+        if self.keep == "cost" or not math.isfinite(self._cost):
+            return cost
+        return (cost - self._cost) / (self.resource(current) - self.resource(arch))
 
     def _candidate(self, arch: Architecture, rng: random.Random) -> Architecture:
         """Shrink random choices by random amounts; from the last on, by the least that meets the target."""
@@ -198,7 +216,7 @@ class _MeanPlace:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.places = {
-            name: {key(option): place / max(1, len(options) - 1) for place, option in enumerate(_ascending(options))}
+            name: {key(option): place / max(1, len(options) - 1) for place, option in enumerate(ascending(options))}
             for name, options in space.choices.items()
         }
 
@@ -210,12 +228,3 @@ class _MeanPlace:
             if name not in gates or is_active(name, arch)
         ]
         return sum(places) / len(arch)
-
-
-def _ascending(options: Sequence[Option]) -> list[Option]:
-    """Order numbers by size, tuples by length; all else stays."""
-    if all(isinstance(option, (int, float)) for option in options):
-        return sorted(options, key=float)  # type: ignore[arg-type]
-    if all(isinstance(option, tuple) for option in options):
-        return sorted(options, key=len)  # type: ignore[arg-type]
-    return list(options)

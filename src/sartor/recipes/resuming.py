@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Continue any run: a device search, a specialisation, or the training of shared weights."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sartor.recipes.asked import load_targets
+from sartor.recipes.device_search import finish
+from sartor.recipes.job import Job, Say
+from sartor.recipes.record import arguments_of, check_same, silent
+from sartor.recipes.supernet import WORK, continue_training
+from sartor.run import Run
+from sartor.task import Task, load_task
+
+__all__ = ["resume"]
+
+
+def resume(
+    path: str | Path,
+    *,
+    budget_s: float | None = None,
+    data: Task | None = None,
+    on_progress: Say | None = None,
+) -> Run:
+    """Continue the run in `path` to its end; `budget_s` more seconds go into further trials.
+
+    `data` is needed when the run was started with a `Task` instead of a path. The trials are the same, bit for bit
+    but for timings, as those of a run which was never stopped; with `steps` and `trials` instead of a budget, so are
+    the weights. Seconds that a killed process spent on a stage are not known, and not taken from the budget.
+    Raises ValueError or OSError as `Run.open` does, and ValueError when data or target are no longer the same.
+    """
+    started = time.monotonic()
+    run = Run.open(path)
+    try:
+        arguments = arguments_of(run)
+        if arguments["given"] and data is None:
+            raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
+        task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
+        trains = arguments.get("work") == WORK
+        if trains and budget_s is not None:
+            raise ValueError(
+                f"{path} is a training, whose length was fixed when it started: train a new run for longer"
+            )
+        targets = () if trains else load_targets(arguments["target"], threads=arguments["threads"])
+        check_same(run, task, targets)
+        job = Job(run, task, targets, on_progress or silent)
+    except BaseException:
+        run.close()
+        raise
+    if trains:
+        return continue_training(job)
+    return finish(job, started, budget_s)
+
+
+def _size(recorded: Any) -> int | tuple[int, int] | None:
+    return tuple(recorded) if isinstance(recorded, list) else recorded

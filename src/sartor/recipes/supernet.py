@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the shared weights of a space once, so that every device and limit is then specialised from them in minutes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sartor import names, own
+from sartor.data.read import absolute_source
+from sartor.evaluation import predictions, specialised
+from sartor.recipes.job import Job, Say
+from sartor.recipes.methods import BIGNAS
+from sartor.recipes.planning import fastest_threads
+from sartor.recipes.record import new_record, silent
+from sartor.recipes.training import train
+from sartor.run import Run
+from sartor.task import Task, load_task
+
+__all__ = ["WORK", "continue_training", "train_supernet"]
+
+WORK = "train"
+"""What `run.json` says of a run that only trains."""
+
+PLANNED = 0.95  # of a budget is trained; the rest is for the start and the evaluation
+
+
+def train_supernet(
+    data: str | Path | Task,
+    *,
+    space: str,
+    out: str | Path,
+    method: str = BIGNAS,
+    steps: int | None = None,
+    budget_s: float | None = None,
+    batch_size: int | None = None,
+    recipe: Literal["short", "paper"] = "short",
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    accumulate: int = 1,
+    seed: int = 0,
+    image_size: int | tuple[int, int] | None = None,
+    force: bool = False,
+    on_progress: Say | None = None,
+) -> Run:
+    """Train the shared weights of `space` on `data`; the returned run is what `specialise` starts from.
+
+    Under `torchrun` every process calls this: each takes its share of a batch, and the first one writes the run.
+
+    Args:
+        data: what `load_task` takes, or a `Task`.
+        space: a name of `sartor list spaces`, or `path.py:Class`.
+        out: the run folder; it must be new, or hold a run and `force` be given.
+        method: a learner of shared weights, of `sartor list methods` or `path.py:Class`.
+        steps, budget_s: length of the training; give one. Seconds are turned into steps before it starts.
+        batch_size: samples per step, of all processes together; 32 or 64 by the size of the data, if None.
+        recipe: "short" is a cosine without dropout, for trainings of minutes to hours; "paper" the method's own.
+        precision, accumulate: of the passes, and parts of a batch; see `sartor.oneshot.Means`.
+        seed: of splits, weights, batches and sub-networks.
+        image_size: what images of unequal size are resized to, see `load_task`.
+        force: replace the run in `out`.
+        on_progress: called with a line at each stage.
+
+    Raises ValueError for what cannot be used, FileExistsError when `out` is taken.
+    """
+    if (steps is None) == (budget_s is None):
+        raise ValueError("give the steps of the training, or a budget_s")
+    names.check("spaces", space)
+    names.check_train(method)
+    task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
+    arguments = {
+        "work": WORK, "data": task.name if isinstance(data, Task) else absolute_source(str(data)),
+        "given": isinstance(data, Task), "target": [], "limits": {}, "budget_s": budget_s, "steps": steps,
+        "trials": None, "space": own.absolute(space), "method": own.absolute(method), "recipe": recipe,
+        "batch_size": batch_size, "means": {"precision": precision, "accumulate": accumulate}, "strategy": "auto",
+        "seed": seed, "threads": 1, "trial_timeout_s": None, "image_size": image_size, "baselines": False,
+    }  # fmt: skip
+    run = Run.create(out, new_record(arguments, task, ()), force=force)
+    return continue_training(Job(run, task, (), on_progress or silent))
+
+
+def continue_training(job: Job) -> Run:
+    """Train to the end what `train_supernet` began; the run stays open for the caller, and is closed by an error."""
+    threads = torch.get_num_threads()
+    try:
+        if "plan" not in job.run.record:
+            job.run.update({"plan": _plan(job)})
+        job.use_threads()
+        if "train" not in job.run.stages:
+            job.say(f"training {job.arguments['space']} by {job.method}: {job.plan['steps']} steps")
+            with job.run.stage("train"):
+                shared = train(job)
+            with job.run.stage("evaluate"):
+                reached = _reached(job, shared.serving)
+            job.run.update({"reached": reached})
+            told = ", ".join(f"{name} {100 * one['validation']:.2f} %" for name, one in reached.items())
+            job.say(f"validation {job.task.metric_name} with the shared weights: {told}")
+    except BaseException:
+        job.run.close()
+        raise
+    finally:
+        torch.set_num_threads(threads)
+    return job.run
+
+
+def _plan(job: Job) -> dict[str, Any]:
+    """The counts of work, fixed before training."""
+    train_size, asked = len(job.task.train), job.arguments
+    batch_size = asked.get("batch_size") or min(32 if train_size < 10_000 else 64, train_size)
+    if asked["steps"] is not None:
+        return {"batch_size": batch_size, "steps": asked["steps"], "training_threads": 1}
+    started = time.monotonic()
+    threads, step_s = fastest_threads(job, batch_size)
+    left = PLANNED * asked["budget_s"] - (time.monotonic() - started)
+    steps = max(1, int(left / step_s))
+    job.say(f"plan: {steps} training steps of {1000 * step_s:.0f} ms")
+    return {"batch_size": batch_size, "steps": steps, "training_threads": threads, "seconds": {"step": step_s}}
+
+
+def _reached(job: Job, serving: Any) -> Mapping[str, Any]:
+    """Validation accuracy of the hand-made networks with the shared weights."""
+    found = {}
+    for name, arch in job.hand_made().items():
+        network = specialised(serving(arch), arch, job.calibration)
+        accuracy = job.task.metric(*predictions(network, job.task.validation.batches(256)))
+        found[name] = {"id": arch.id, "validation": accuracy}
+    return found

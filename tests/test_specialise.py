@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared weights once, then a measured network for each target and limit."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sartor import recipes
+from sartor.architecture import Architecture
+from sartor.cli import main
+from sartor.objective import Objective
+from sartor.oneshot import BigNAS
+from sartor.recipes.job import Job
+from sartor.recipes.rungs import Rung, Rungs
+from sartor.recipes.searching import nearer
+from sartor.recipes.training import train
+from sartor.run import Run
+from sartor.search import search
+from sartor.space import SearchSpace
+from sartor.strategies.random_search import RandomSearch
+from sartor.targets import load_target
+from sartor.task import load_task
+from sartor.workload import macs
+
+HERE = Path(__file__).parent
+SPACE = f"{HERE / 'own_parts.py'}:TinyNetwork"
+COUNTING, PARAMETERS = (f"{HERE / 'own_parts.py'}:{name}" for name in ("CountingTarget", "ParameterTarget"))
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with trained shared weights."""
+    out = tmp_path_factory.mktemp("runs") / "net"
+    recipes.train_supernet("digits", space=SPACE, out=out, steps=30).close()
+    return out
+
+
+@pytest.fixture(scope="module")
+def specialised(supernet: Path) -> Path:
+    """Networks of it for two targets, with two limits and three."""
+    ladder = {"": [0.02, 1e-9], "parameters": [1.0]}
+    with recipes.specialise(supernet, target=[COUNTING, PARAMETERS], latencies_ms=ladder, trials=24) as run:
+        return run.path
+
+
+def verdicts(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((run / "specialised.json").read_text())["verdicts"]
+    return found
+
+
+def test_a_training_says_what_it_cost_and_what_its_networks_reach(supernet: Path) -> None:
+    record = json.loads((supernet / "run.json").read_text())
+    assert record["effort"] == {"passes": 120, "looks": 0, "updates": 30}
+    assert set(record["reached"]) == {"largest", "middle", "smallest"}
+    assert all(0 <= one["validation"] <= 1 for one in record["reached"].values())
+
+
+def test_a_training_that_was_stopped_continues_to_the_same_weights(supernet: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    class Stopping(BigNAS):
+        def step(self, batch: Any) -> Any:
+            if self.training.done == 20:
+                raise Stop
+            return super().step(batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sartor.oneshot.bignas.BigNAS", Stopping)
+        with pytest.raises(Stop):
+            recipes.train_supernet("digits", space=SPACE, out=tmp_path / "net", steps=30)
+    recipes.resume(tmp_path / "net").close()
+    found, expected = (Run.open(run, lock=False).load_checkpoint() for run in (tmp_path / "net", supernet))
+    assert found is not None and expected is not None
+    nets = found[1]["learner"]["net"], expected[1]["learner"]["net"]
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[1])
+    with pytest.raises(ValueError, match="length was fixed"):
+        recipes.resume(supernet, budget_s=3.0)
+
+
+def test_each_limit_gets_the_most_accurate_measured_network_within_it(specialised: Path) -> None:
+    found = verdicts(specialised)
+    assert [(one["target"], one["limit_ms"]) for one in found] == [
+        ("counting", 1e-9), ("counting", 0.02), ("parameters", 1e-9), ("parameters", 0.02), ("parameters", 1.0)
+    ]  # fmt: skip
+    folders = [*specialised.glob("pareto/*"), *specialised.glob("candidates/*")]
+    for one in found:
+        entries = [json.loads((folder / "measurement.json").read_text())["targets"] for folder in folders]
+        known = [entry[one["target"]] for entry in entries]
+        within = [entry for entry in known if entry["measurement"]["latency_ms"] <= one["limit_ms"]]
+        assert one["met"] == bool(within)
+        assert one["least_ms"] == min(entry["measurement"]["latency_ms"] for entry in known)
+        if within:
+            assert one["latency_ms"] <= one["limit_ms"]
+            best = max(entry["accuracy"]["validation"] for entry in within)
+            assert one["accuracy"]["validation"] == best
+    assert any(one["met"] for one in found) and not found[0]["met"]
+
+
+def test_networks_take_the_shared_weights_as_they_are(specialised: Path) -> None:
+    exports = [json.loads(path.read_text())["trained"] for path in specialised.glob("*/*/export.json")]
+    assert all(one["finetune_steps"] == 0 and one["steps"] == 30 for one in exports)
+
+
+def test_the_shared_weights_serve_a_search_too(supernet: Path, tmp_path: Path) -> None:
+    with recipes.search_for_device(
+        "digits", target=COUNTING, out=tmp_path / "run", space=SPACE, steps=2, trials=4, weights=supernet
+    ) as run:
+        assert run.record["plan"]["shared_steps"] == 30
+
+
+def test_a_verified_limit_that_no_network_uses_is_looked_at_again(supernet: Path, tmp_path: Path) -> None:
+    task, targets = load_task("digits"), (load_target(COUNTING),)
+    given: dict[str, Any] = {
+        "target": COUNTING,
+        "space": SPACE,
+        "steps": 2,
+        "trials": 40,
+        "budget_s": None,
+        "weights": supernet,
+    }
+    with recipes.search_for_device("digits", out=tmp_path / "run", **given) as run:
+        job = Job(run, task, targets, print)
+        smallest, middle, largest = job.hand_made()["smallest"], job.hand_made()["middle"], job.largest()
+        ms = {arch: macs(job.workload(arch)) * 1e-6 for arch in (smallest, middle, largest)}
+        limit = 1.25 * ms[middle] / 0.95  # as if all were a quarter slower than predicted
+        run.update({"arguments": {**job.arguments, "limits": {"latency_ms": limit}}})
+        shared = train(job)
+        known = {smallest: (ms[smallest], ms[smallest]), largest: (ms[largest], 1.25 * ms[largest])}
+        assert set(nearer(job, shared, targets[0], known)) == {middle}
+        assert nearer(job, shared, targets[0], {**known, middle: (ms[middle], 0.92 * limit)}) == {}
+
+
+def test_the_trials_of_rungs_are_within_each_limit_and_better_than_chance() -> None:
+    space = SearchSpace({f"c{i}": tuple(range(6)) for i in range(8)})
+
+    def error(arch: Architecture) -> float:
+        values = [float(str(arch[f"c{i}"])) for i in range(8)]
+        return 1.0 - sum(v * (i % 3) for i, v in enumerate(values)) / 40
+
+    def latency(arch: Architecture) -> float:
+        return float(sum(int(str(arch[f"c{i}"])) * (1 + i % 2) for i in range(8)))
+
+    goals = [Objective("error", error), Objective("latency_ms", latency, cheap=True)]
+    rungs = [Rung("latency_ms", limit) for limit in (10.0, 20.0, 35.0)]
+    strategy = Rungs(space, goals, rungs=rungs, front=RandomSearch(space, goals), trials=60)
+    done = list(search(space, strategy, goals, trials=60))
+    random_ones = [space.sample(random.Random(i)) for i in range(180)]
+    for rung in rungs:
+        best = min(t.values["error"] for t in done if t.values["latency_ms"] <= rung.at_most)
+        chance = min((error(a) for a in random_ones if latency(a) <= rung.at_most), default=1.0)
+        assert best < chance
+    assert len({trial.arch for trial in done}) == 60
+    late = done[strategy.first :]
+    assert sum(t.values["latency_ms"] <= 35.0 for t in late) == len(late)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "mobilenet", "digits", "--method", "fbnet", "--out", "x"], "trains no shared weights"),
+        (["train", "mobilenet", "digits", "--steps", "3", "--budget", "1min", "--out", "x"], "two ways"),
+        (["train", "nowhere", "digits", "--out", "x"], "no space is named"),
+        (["specialise", "missing", "--latency", "1ms"], "no such run"),
+        (["specialise", "missing", "--latency", "fast"], "not understood"),
+        (["specialise", "missing", "--latency", "1ms", "--target", "toaster"], "no target is named"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(arguments)
+    told = capsys.readouterr().err
+    assert code == 2 and message in told.replace("\n", " ") and "Traceback" not in told
+
+
+def test_limits_that_are_none_are_refused(supernet: Path) -> None:
+    for wrong, message in (({"": [0.0]}, "above 0"), ({"": []}, "above 0"), ({"board": [1.0]}, "not searched for")):
+        with pytest.raises(ValueError, match=message):
+            recipes.specialise(supernet, target=COUNTING, latencies_ms=wrong)
+    with pytest.raises(ValueError, match="do not go together"):
+        recipes.specialise(supernet, target=COUNTING, latencies_ms=[1.0], limits={"latency_ms": 1.0})
