@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +190,17 @@ def test_limits_that_are_none_are_refused(supernet: Path) -> None:
             recipes.specialise(supernet, target=COUNTING, latencies_ms=wrong)
     with pytest.raises(ValueError, match="do not go together"):
         recipes.specialise(supernet, target=COUNTING, latencies_ms=[1.0], limits={"latency_ms": 1.0})
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_train_one_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sartor"]
+    command += ["train", SPACE, "digits", "--steps", "6", "--batch-size", "32"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, more in (("whole", []), ("divided", ["--shard"])):
+        out = tmp_path / name
+        subprocess.run([*command, *more, "--out", str(out)], check=True, env=environment, timeout=300)
+        record = json.loads((out / "run.json").read_text())
+        assert record["effort"]["updates"] == 6 and "train" in record["stages"]
+        assert [json.loads(line)["step"] for line in (out / "train.jsonl").read_text().splitlines()] == [*range(1, 7)]
+    recipes.specialise(tmp_path / "divided", target=COUNTING, latencies_ms=[0.02], trials=4).close()

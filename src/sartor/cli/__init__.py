@@ -112,9 +112,10 @@ def _is_mistake(error: Exception) -> bool:
     if not isinstance(error, RuntimeError):
         return isinstance(error, _MISTAKES)
     from sartor.deploy.parity import ExportError
+    from sartor.distributed import WorkerLost
     from sartor.targets.artefacts import TargetError
 
-    return isinstance(error, ExportError | TargetError)
+    return isinstance(error, ExportError | TargetError | WorkerLost)
 
 
 def _told(error: Exception) -> str:
@@ -139,7 +140,7 @@ def _kept(error: Exception, asked: Mapping[str, Any]) -> str:
 def _stopped(verb: str | None, asked: Mapping[str, Any]) -> str:
     if verb == "profile" and asked.get("out"):
         return "stopped; the same command continues"
-    folder = _run_folder(asked) if verb in ("search", "bench", "resume") else None
+    folder = _run_folder(asked) if verb in ("search", "bench", "resume", "train") else None
     return f"stopped; continue with `sartor resume {folder}`" if folder else "stopped"
 
 

@@ -146,6 +146,7 @@ Precision = Annotated[
     Literal["float32", "bfloat16", "float16"], Option("--precision", help="Of the passes; weights stay float32.")
 ]
 Accumulate = Annotated[int, Option("--accumulate", metavar="N", min=1, help="Parts of a batch, for less memory.")]
+Shard = Annotated[bool, Option("--shard", help="Divide the weights among torchrun's processes (FSDP2).")]
 SpecialisedOut = Annotated[
     Path | None, Option("--out", metavar="RUN", help="The run folder to write; RUN-specialised, if nothing is said.")
 ]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ def train(
     recipe: given.Recipe = "short",
     precision: given.Precision = "float32",
     accumulate: given.Accumulate = 1,
+    shard: given.Shard = False,
     image_size: given.ImageSide = None,
     seed: given.Seed = 0,
     resume: given.Resume = False,
@@ -50,11 +52,10 @@ def train(
         raise ValueError("--resume continues a run and --force replaces it; give one of them")
     names.check("spaces", space)
     names.check_train(method)
-    if commands.may_write(out, resume=resume, force=force):
-        commands.again(out)
-        return
-
-    say = commands.progress()
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
+    if first:
+        commands.may_write(out, resume=resume, force=force)
+    say = commands.progress() if first else None
     from sartor import recipes
 
     recipes.train_supernet(
@@ -70,10 +71,13 @@ def train(
         accumulate=accumulate,
         seed=seed,
         image_size=image_size,
+        shard=shard,
         force=force,
+        resume=resume,
         on_progress=say,
     ).close()
-    commands.conclude(out)
+    if first:
+        commands.conclude(out)
 
 
 def specialise(

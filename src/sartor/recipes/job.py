@@ -50,6 +50,7 @@ class Job:
     task: Task
     targets: tuple[Target, ...]
     say: Say
+    device: str = "cpu"  # where shared weights are trained
 
     @property
     def target(self) -> Target:

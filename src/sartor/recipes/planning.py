@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sartor import distributed
 from sartor.architecture import Architecture
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
@@ -230,7 +231,7 @@ def _shared_seconds(job: Job, batch_size: int) -> float:
 
 def _step(learner: Learner, batches: Indexed, batch_size: int) -> Callable[[], object]:
     done = itertools.count()
-    return lambda: learner.step(batches.batch(next(done), batch_size, augment=True))
+    return lambda: learner.step(distributed.share(batches.batch(next(done), batch_size, augment=True)))
 
 
 def _plain_seconds(job: Job, batch_size: int) -> dict[str, float]:

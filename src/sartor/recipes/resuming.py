@@ -11,7 +11,7 @@ from sartor.recipes.asked import load_targets
 from sartor.recipes.device_search import finish
 from sartor.recipes.job import Job, Say
 from sartor.recipes.record import arguments_of, check_same, silent
-from sartor.recipes.supernet import WORK, continue_training
+from sartor.recipes.supernet import WORK, resume_training
 from sartor.run import Run
 from sartor.task import Task, load_task
 
@@ -32,26 +32,24 @@ def resume(
     the weights. Seconds that a killed process spent on a stage are not known, and not taken from the budget.
     Raises ValueError or OSError as `Run.open` does, and ValueError when data or target are no longer the same.
     """
-    started = time.monotonic()
+    started, path = time.monotonic(), Path(path)
+    arguments = arguments_of(Run.open(path, lock=False))
+    if arguments["given"] and data is None:
+        raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
+    trains = arguments.get("work") == WORK
+    if trains and budget_s is not None:
+        raise ValueError(f"{path} is a training, whose length was fixed when it started: train a new run for longer")
+    task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
+    if trains:
+        return resume_training(path, task, on_progress or silent)
     run = Run.open(path)
     try:
-        arguments = arguments_of(run)
-        if arguments["given"] and data is None:
-            raise ValueError(f"{path} was started with a Task of its own; give it again as data=")
-        task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
-        trains = arguments.get("work") == WORK
-        if trains and budget_s is not None:
-            raise ValueError(
-                f"{path} is a training, whose length was fixed when it started: train a new run for longer"
-            )
-        targets = () if trains else load_targets(arguments["target"], threads=arguments["threads"])
+        targets = load_targets(arguments["target"], threads=arguments["threads"])
         check_same(run, task, targets)
         job = Job(run, task, targets, on_progress or silent)
     except BaseException:
         run.close()
         raise
-    if trains:
-        return continue_training(job)
     return finish(job, started, budget_s)
 
 

@@ -3,25 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from sartor import names, own
+from sartor import distributed, names, own
 from sartor.data.read import absolute_source
 from sartor.evaluation import predictions, specialised
+from sartor.oneshot import check_memory, training_memory
 from sartor.recipes.job import Job, Say
 from sartor.recipes.methods import BIGNAS
 from sartor.recipes.planning import fastest_threads
-from sartor.recipes.record import new_record, silent
-from sartor.recipes.training import train
+from sartor.recipes.record import check_same, new_record, silent
+from sartor.recipes.supernets import RECIPE
+from sartor.recipes.training import Shared, train
 from sartor.run import Run
 from sartor.task import Task, load_task
 
-__all__ = ["WORK", "continue_training", "train_supernet"]
+__all__ = ["WORK", "resume_training", "train_supernet"]
 
 WORK = "train"
 """What `run.json` says of a run that only trains."""
@@ -43,7 +48,9 @@ def train_supernet(
     accumulate: int = 1,
     seed: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    shard: bool = False,
     force: bool = False,
+    resume: bool = False,
     on_progress: Say | None = None,
 ) -> Run:
     """Train the shared weights of `space` on `data`; the returned run is what `specialise` starts from.
@@ -61,13 +68,16 @@ def train_supernet(
         precision, accumulate: of the passes, and parts of a batch; see `sartor.oneshot.Means`.
         seed: of splits, weights, batches and sub-networks.
         image_size: what images of unequal size are resized to, see `load_task`.
-        force: replace the run in `out`.
+        shard: divide weights, gradients and moments among the processes (FSDP2), for what does not fit into one.
+        force, resume: replace the run in `out`, or continue it if there is one.
         on_progress: called with a line at each stage.
 
     Raises ValueError for what cannot be used, FileExistsError when `out` is taken.
     """
     if (steps is None) == (budget_s is None):
         raise ValueError("give the steps of the training, or a budget_s")
+    if shard and distributed_world() == 1:
+        raise ValueError("weights are divided among several processes: start them with torchrun, or leave shard out")
     names.check("spaces", space)
     names.check_train(method)
     task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
@@ -75,35 +85,89 @@ def train_supernet(
         "work": WORK, "data": task.name if isinstance(data, Task) else absolute_source(str(data)),
         "given": isinstance(data, Task), "target": [], "limits": {}, "budget_s": budget_s, "steps": steps,
         "trials": None, "space": own.absolute(space), "method": own.absolute(method), "recipe": recipe,
-        "batch_size": batch_size, "means": {"precision": precision, "accumulate": accumulate}, "strategy": "auto",
-        "seed": seed, "threads": 1, "trial_timeout_s": None, "image_size": image_size, "baselines": False,
+        "batch_size": batch_size, "means": {"precision": precision, "accumulate": accumulate}, "shard": shard,
+        "strategy": "auto", "seed": seed, "threads": 1, "trial_timeout_s": None, "image_size": image_size,
+        "baselines": False,
     }  # fmt: skip
-    run = Run.create(out, new_record(arguments, task, ()), force=force)
-    return continue_training(Job(run, task, (), on_progress or silent))
+    with distributed.start() as device:
+        run = _of_all(lambda: Run.create(out, new_record(arguments, task, ()), force=force, resume=resume))
+        return _continued(Job(run, task, (), on_progress or silent, str(device)))
 
 
-def continue_training(job: Job) -> Run:
-    """Train to the end what `train_supernet` began; the run stays open for the caller, and is closed by an error."""
-    threads = torch.get_num_threads()
+def resume_training(path: Path, task: Task, say: Say) -> Run:
+    """Train to the end what `train_supernet` began; ValueError where the data are no longer the same."""
+    with distributed.start() as device:
+        run = _of_all(lambda: Run.open(path))
+        try:
+            check_same(run, task, ())
+        except BaseException:
+            run.close()
+            raise
+        return _continued(Job(run, task, (), say, str(device)))
+
+
+def distributed_world() -> int:
+    """Return how many processes torchrun started; they need not have met yet."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _of_all(made: Callable[[], Run]) -> Run:
+    """The run folder, held by the first process; the others have its record to read."""
+    run = made() if distributed.is_first() else None
+    known = {"path": str(run.path), "record": run.record} if run else {}
+    told = json.loads(distributed.from_first(json.dumps(known).encode()))
+    return run or Run(Path(told["path"]), told["record"], None)
+
+
+def _continued(job: Job) -> Run:
+    """Train to the end; the run stays open for the caller, and is closed by an error."""
+    threads, first = torch.get_num_threads(), distributed.is_first()
+    job.say = job.say if first else silent
     try:
         if "plan" not in job.run.record:
-            job.run.update({"plan": _plan(job)})
+            planned = json.loads(distributed.from_first(json.dumps(_plan(job)).encode()))
+            _write(job, {"plan": planned})
         job.use_threads()
         if "train" not in job.run.stages:
+            _check_memory(job)
             job.say(f"training {job.arguments['space']} by {job.method}: {job.plan['steps']} steps")
-            with job.run.stage("train"):
+            with job.run.stage("train") if first else contextlib.nullcontext():
                 shared = train(job)
-            with job.run.stage("evaluate"):
-                reached = _reached(job, shared.serving)
-            job.run.update({"reached": reached})
-            told = ", ".join(f"{name} {100 * one['validation']:.2f} %" for name, one in reached.items())
-            job.say(f"validation {job.task.metric_name} with the shared weights: {told}")
+            if first:
+                _evaluate(job, shared)
     except BaseException:
         job.run.close()
         raise
     finally:
         torch.set_num_threads(threads)
     return job.run
+
+
+def _write(job: Job, changes: Mapping[str, Any]) -> None:
+    """Note something in the run, which only the first process writes."""
+    if distributed.is_first():
+        job.run.update(changes)
+    else:
+        job.run.record = {**job.run.record, **changes}
+
+
+def _check_memory(job: Job) -> None:
+    """Tell, before anything is trained, when the memory is short. ValueError where it does not suffice."""
+    recipe = RECIPE  # the paper's own may keep one moment less
+    need = training_memory(
+        job.network(), job.largest(), job.task.example, batch_size=job.plan["batch_size"], recipe=recipe,
+        means=job.means, workers=distributed.world(), sharded=bool(job.arguments.get("shard")),
+    )  # fmt: skip
+    if warning := check_memory(need, job.device):
+        job.say(f"warning: {warning}")
+
+
+def _evaluate(job: Job, shared: Shared) -> None:
+    with job.run.stage("evaluate"):
+        reached = _reached(job, shared.serving)
+    job.run.update({"reached": reached})
+    told = ", ".join(f"{name} {100 * one['validation']:.2f} %" for name, one in reached.items())
+    job.say(f"validation {job.task.metric_name} with the shared weights: {told}")
 
 
 def _plan(job: Job) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sartor import distributed
 from sartor.architecture import Architecture
 from sartor.checkpoint import nan_in
 from sartor.data.pairs import Pairs
@@ -97,11 +98,27 @@ def train(job: Job) -> Shared:
         learner = supernet_learner(job, steps=steps, batch_size=size)
         learner.load_state_dict(_adopted(job))
     else:
-        learner = supernet_learner(job, steps=steps, batch_size=size)
-        _fit(job, learner, steps, "train", data_of(learner, job.task.train))
-        job.run.update({"effort": learner.effort._asdict()})
+        learner = _trained(job, steps, size)
     again = partial(made_again, method=job.method, steps=steps, batch_size=size, seed=job.seed)
-    return Shared(serving(learner), Remade(_searched_network(job), learner.state_dict(), again))
+    state = learner.state_dict() if distributed.is_first() else {}  # of divided weights a message that no other sends
+    return Shared(serving(learner), Remade(_searched_network(job), state, again))
+
+
+def _trained(job: Job, steps: int, batch_size: int) -> Supernet:
+    """The learner after its training, in this process' memory; the first of several workers has the record."""
+    learner = supernet_learner(job, steps=steps, batch_size=batch_size)
+    _fit(job, learner, steps, "train", data_of(learner, job.task.train))
+    if not distributed.is_first():
+        return learner
+    job.run.update({"effort": learner.effort._asdict()})
+    if job.device == "cpu" and not job.arguments.get("shard"):
+        return learner
+    job.device = "cpu"  # sub-networks are extracted, measured and exported here
+    found = job.run.load_checkpoint("train")
+    assert found is not None
+    learner = supernet_learner(job, steps=steps, batch_size=batch_size, divided=False)
+    learner.load_state_dict(found[1]["learner"])
+    return learner
 
 
 def _searched_network(job: Job) -> Callable[[], nn.Module]:
@@ -265,10 +282,16 @@ def step_seconds(job: Job, arch: Architecture, seconds: Mapping[str, float]) -> 
     return float(np.interp(macs(job.workload(arch)), [count for count, _ in timed], [each for _, each in timed]))
 
 
-def supernet_learner(job: Job, *, steps: int, batch_size: int) -> Supernet:
-    """The learner of the run's method on the job's network with its initial weights."""
+def supernet_learner(job: Job, *, steps: int, batch_size: int, divided: bool = True) -> Supernet:
+    """The learner of the run's method on the job's network with its initial weights, where it is trained.
+
+    divided: whether workers divide the weights, if that was asked for.
+    """
+    net = job.network().to(job.device)
+    if divided and job.arguments.get("shard"):
+        distributed.shard(net)
     return made(
-        job.method, job.network(), job.space, job.task.loss, steps=steps, batch_size=batch_size, seed=job.seed,
+        job.method, net, job.space, job.task.loss, steps=steps, batch_size=batch_size, seed=job.seed,
         recipe=None if job.arguments.get("recipe") == "paper" else RECIPE, means=job.means,
     )  # fmt: skip
 
@@ -335,6 +358,7 @@ def _fit(
         run=job.run,
         stage=stage,
         every=max(1, steps // CHECKPOINTS),
+        device=None if job.device == "cpu" else job.device,
     )
 
 
