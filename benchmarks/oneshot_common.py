@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import json
 import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from sartor.recipes.training import reset_parameters
 from sartor.space import SearchSpace
 from sartor.spaces.mobilenet import MobileNet
 from sartor.supernet import extract, recalibrate_batchnorm, search_space
-from sartor.task import Task
+from sartor.task import Task, load_task
 
 BATCH, NETWORKS, TRUTH_STEPS, TRUTH_SEEDS = 64, 30, 600, 3
 RECIPE = Recipe(schedule="cosine", dropout=0.0)
@@ -57,6 +58,7 @@ class Comparison:
     truth_steps: int = TRUTH_STEPS
     truth_seeds: int = TRUTH_SEEDS
     networks: int = NETWORKS
+    most: int | None = None  # images of each split that networks are evaluated on
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -77,8 +79,10 @@ class Comparison:
 
     @cached_property
     def held_out(self) -> list[tuple[Tensor, Tensor]]:
-        """All images that nothing was trained on."""
-        return [*self.task.validation.batches(512), *self.task.test.batches(512)]
+        """Images that nothing was trained on: the first of both splits."""
+        each = None if self.most is None else self.most // 512
+        splits = (self.task.validation, self.task.test)
+        return [batch for split in splits for batch in itertools.islice(split.batches(512), each)]
 
     def score(self, network: nn.Module) -> tuple[float, float]:
         """Return accuracy and mean negative log-likelihood of a network as it would be deployed."""
@@ -165,6 +169,13 @@ def digits(folder: Path | None = None) -> Comparison:
     (x, y), (xv, yv), (xt, yt) = ((images[one], labels[one]) for one in cut)
     task = Task.from_arrays(x, y, xt, yt, x_validation=xv, y_validation=yv, name="noisy digits")
     return Comparison(task, lambda: MobileNet(10, 1, (8, 8)), folder or _folder("oneshot-digits"))
+
+
+def mnist(path: str, folder: Path | None = None) -> Comparison:
+    """Return the comparison on MNIST, resized to 14x14, in the elastic MobileNet for such images."""
+    task = load_task(path, image_size=14)
+    network = partial(MobileNet, 10, 1, (14, 14))
+    return Comparison(task, network, folder or _folder("oneshot-mnist"), truth_steps=500, truth_seeds=1, most=2048)
 
 
 def _folder(name: str) -> Path:
