@@ -2,8 +2,8 @@
 """The learners of shared weights that did best on digits, on MNIST at equal passes, 3 seeds.
 
 As `oneshot_digits`, of whose table the columns are; MNIST resized to 14x14, 1,500 passes, and the networks of the truth
-trained alone for 500 steps, once; 4,096 images to evaluate on. SARTOR_MNIST names `mnist.npz`; what is trained is kept in runs/oneshot-mnist, or
-SARTOR_OUT.
+trained alone for 500 steps, once; 4,096 images to evaluate on. SARTOR_MNIST names `mnist.npz`; what is trained is kept
+in runs/oneshot-mnist, or SARTOR_OUT.
 """
 
 from __future__ import annotations

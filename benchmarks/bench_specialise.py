@@ -4,7 +4,7 @@
 The shared weights are trained once, on MNIST at 28x28 in the elastic MobileNet. `sartor specialise` then serves
 PyTorch, ONNX Runtime int8 and OpenVINO, five limits each, spread evenly in ratio between the ends of what was profiled,
 and is timed. Beside it, for each limit, the best by validation error with shared weights of `ours`, the trials of the
-search within it, and of `random`: three times as many architectures, drawn uniformly, within the same predicted latency.
+search within it, and of `random`: three times as many architectures, drawn uniformly, within that predicted latency.
 
 SARTOR_MNIST names `mnist.npz`, SARTOR_OUT a folder to keep the runs in.
 """

@@ -40,6 +40,20 @@ class TinyNetwork(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class FixedWidth(nn.Module):
+    """A network of which the depth alone is searched."""
+
+    def __init__(self, classes: int, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, 4, 3, 2, 1), nn.ReLU())
+        self.blocks = Repeat(*(nn.Conv2d(4, 4, 3, 1, 1) for _ in range(2)), depth=Choice([1, 2]))
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, classes)."""
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
 class CountingTarget:
     """A device whose latency is exactly one nanosecond for each multiply-accumulate."""
 

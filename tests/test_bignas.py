@@ -54,7 +54,7 @@ def test_the_gradient_of_a_sandwich_is_the_sum_of_its_four() -> None:
     parts = [alone(bignas.net, bignas.largest, images, labels, None)]
     parts += [alone(bignas.net, arch, images, labels, teacher) for arch in others]
     assert len(parts) == 4
-    bignas.backward(images, labels, others)
+    bignas.backward((images, labels), others)
     for name, gradient in gradients(bignas.net).items():
         expected = torch.stack([gradients(part)[name] for part in parts]).sum(0)
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
@@ -72,7 +72,7 @@ def test_labels_have_their_share_of_what_the_others_learn(share: float) -> None:
     with activated(hard, bignas.space.smallest()):
         torch.autograd.backward([F.cross_entropy(hard(resized(images, hard)), labels)])
     bignas.label_share = share
-    bignas.backward(images, labels, [bignas.space.smallest()])
+    bignas.backward((images, labels), [bignas.space.smallest()])
     for name, found in gradients(bignas.net).items():
         expected = largest[name] + (1 - share) * distilled[name] + share * gradients(hard)[name]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -82,7 +82,7 @@ def test_the_teacher_gives_the_largest_no_gradient() -> None:
     bignas = learner()
     images, labels = toy_batch(0, 16)
     labelled = gradients(alone(bignas.net, bignas.largest, images, labels, None))
-    bignas.backward(images, labels, [bignas.space.smallest()])
+    bignas.backward((images, labels), [bignas.space.smallest()])
     found = gradients(bignas.net)
     only_largest = [name for name in found if name.startswith(("blocks.1.", "blocks.2."))]
     assert only_largest and all(labelled[name].any() for name in only_largest)

@@ -304,7 +304,7 @@ def resumed(a_run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]
     def search(*argv: str, **changes: object) -> bool:
         (a_run / "run.json").write_text(json.dumps({**json.loads(A_RUN), "arguments": {**STARTED, **changes}}))
         continued: list[Path] = []
-        monkeypatch.setattr(commands, "_continue", lambda folder, budget: continued.append(folder))
+        monkeypatch.setattr(commands, "again", lambda folder, budget: continued.append(folder))
         assert main(["search", *argv, "--out", str(a_run), "--resume"]) == (0 if continued else 2)
         return bool(continued)
 

@@ -39,6 +39,7 @@ def test_ones_own_class(tmp_path: Path) -> None:
     ("family", "name", "told"),
     [
         ("strategies", "nsga3", "did you mean 'nsga2'"),
+        ("methods", "ofa", "did you mean 'once_for_all'"),
         ("strategies", "_operators", "no strategy is named"),
         ("strategies", "../strategies/nsga2", "no strategy is named"),
         ("spaces", "", "no space is named ''"),
@@ -48,3 +49,11 @@ def test_ones_own_class(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_known_ones(family: str, name: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         names.check(family, name)
+
+
+def test_a_method_shares_weights_or_reads_an_architecture_out_or_neither() -> None:
+    kinds = {name: (names.shares_weights(name), names.reads_out(name)) for name in names.built_in("methods")}
+    assert {name for name, kind in kinds.items() if kind == (False, False)} == {"bossnas", "supertickets", "supervised"}
+    assert kinds["bignas"] == (True, False) and kinds["darts"] == (False, True)
+    with pytest.raises(ValueError, match="leaves nothing to search"):
+        names.check_search("bossnas")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from sartor import recipes
+from sartor import evaluation, names, recipes
 from sartor.architecture import Architecture
 from sartor.cli import main
 from sartor.objective import Objective
@@ -27,6 +28,7 @@ from sartor.run import Run
 from sartor.search import search
 from sartor.space import SearchSpace
 from sartor.strategies.random_search import RandomSearch
+from sartor.supernet import search_space
 from sartor.targets import load_target
 from sartor.task import load_task
 from sartor.workload import macs
@@ -104,6 +106,13 @@ def test_each_limit_gets_the_most_accurate_measured_network_within_it(specialise
             best = max(entry["accuracy"]["validation"] for entry in within)
             assert one["accuracy"]["validation"] == best
     assert any(one["met"] for one in found) and not found[0]["met"]
+
+
+def test_the_report_has_the_verdicts(specialised: Path) -> None:
+    page = (specialised / "report.html").read_text()
+    assert "The best network within each limit" in page and page.count("not met") == sum(
+        not one["met"] for one in verdicts(specialised)
+    )
 
 
 def test_networks_take_the_shared_weights_as_they_are(specialised: Path) -> None:
@@ -204,3 +213,22 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
         assert record["effort"]["updates"] == 6 and "train" in record["stages"]
         assert [json.loads(line)["step"] for line in (out / "train.jsonl").read_text().splitlines()] == [*range(1, 7)]
     recipes.specialise(tmp_path / "divided", target=COUNTING, latencies_ms=[0.02], trials=4).close()
+
+
+@pytest.mark.parametrize("method", [name for name in names.built_in("methods") if names.shares_weights(name)])
+def test_every_learner_of_shared_weights_is_trained_and_made_again(method: str, tmp_path: Path) -> None:
+    task = load_task("digits")
+    space = "micro" if method == "gm_nas" else SPACE  # it splits two choices
+    with recipes.train_supernet(task, space=space, method=method, out=tmp_path / "net", steps=12, batch_size=32) as run:
+        job = Job(run, task, (), print)
+        shared = train(job)  # it is finished: the weights are read
+        again = pickle.loads(pickle.dumps(shared.remade)).serving()
+        for arch in job.hand_made().values():
+            if arch in search_space(shared.serving(arch)):
+                here, there = (specialised_of(make(arch), arch, job) for make in (shared.serving, again))
+                assert torch.equal(here(task.example), there(task.example))
+        assert run.record["effort"]["passes"] >= 1
+
+
+def specialised_of(net: torch.nn.Module, arch: Architecture, job: Job) -> torch.nn.Module:
+    return evaluation.specialised(net, arch, job.calibration)

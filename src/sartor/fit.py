@@ -25,7 +25,7 @@ from sartor.distributed.workers import is_loss
 from sartor.protocols import Learner
 from sartor.run import Run
 
-__all__ = ["Indexed", "Progress", "fit"]
+__all__ = ["Indexed", "Progress", "fit", "moved"]
 
 _STOP = "stop"
 
@@ -104,7 +104,7 @@ def fit(
         stack.enter_context(_placed(kept))
         clock = _Clock(kept.seconds)
         for batch in _stream(batches, batch_size, augment, seed, kept.done, steps):
-            scalars, stopped = _together(learner.step(_moved(distributed.share(batch), device)), stop)
+            scalars, stopped = _together(learner.step(moved(distributed.share(batch), device)), stop)
             done = kept.count()
             _check_loss(scalars, done, kept.saved)
             line = {"step": done, "seconds": clock.seconds, "samples_per_s": clock.speed(batch), **scalars}
@@ -254,15 +254,16 @@ def _endless(source: Iterable[Any]) -> Iterator[Any]:
             raise ValueError(f"the batches ended after {used}: {again}")
 
 
-def _moved(batch: Any, device: torch.device | str | None) -> Any:
+def moved(batch: Any, device: torch.device | str | None) -> Any:
+    """Return a batch, tensors in any nesting, on a device; as it is for None."""
     if device is None:
         return batch
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}
+        return {key: moved(value, device) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return tuple(_moved(value, device) for value in batch)
+        return tuple(moved(value, device) for value in batch)
     return batch
 
 

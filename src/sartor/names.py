@@ -13,6 +13,7 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from sartor.own import is_own, load_own
 
@@ -26,6 +27,8 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 _PACKAGE = Path(__file__).parent
+_SAYS_NO = "shares_weights"
+"""Set by learners whose weights no sub-network is deployed with, such as those that only rate architectures."""
 
 
 def built_in(family: str) -> dict[str, str]:
@@ -55,11 +58,15 @@ def check(family: str, name: str) -> None:
     elif is_own(name):
         _own(family, name)
     elif name not in (known := built_in(family)):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [k for k in known if _initials(k) == name]
         hint = f"did you mean {close[0]!r}? " if close else ""
         remote = "another machine is remote:COMMAND, one in writing datasheet:TEXT; " if family == "targets" else ""
         offered = f"built in: {', '.join(known)}; {remote}one of your own is written path.py:Class"
         raise ValueError(f"no {_singular(family)} is named {name!r}; {hint}{offered}")
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def check_search(name: str) -> None:
@@ -86,12 +93,14 @@ def check_train(name: str) -> None:
 
 def reads_out(name: str) -> bool:
     """Tell whether a method finds an architecture by itself, as those of differentiable search."""
-    return "architecture" in _members("methods", name)
+    members = _members("methods", name)
+    return "architecture" in members and _SAYS_NO not in members
 
 
 def shares_weights(name: str) -> bool:
     """Tell whether a method trains weights that sub-networks share and are deployed with."""
-    return not reads_out(name) and "passes_per_step" in _members("methods", name)
+    members = _members("methods", name)
+    return not reads_out(name) and "passes_per_step" in members and _SAYS_NO not in members
 
 
 def _searched() -> list[str]:
@@ -105,10 +114,15 @@ def _members(family: str, name: str) -> set[str]:
     path = next(path for path in _files(family) if path.stem == name)
     found = next(node for node in ast.parse(path.read_bytes()).body if _named(node, _class_of(path, family)))
     members = {node.name for node in ast.walk(found) if isinstance(node, ast.FunctionDef)}
+    members |= {node.target.id for node in found.body if isinstance(node, ast.AnnAssign) and _is_name(node.target)}
     return members | {node.attr for node in ast.walk(found) if isinstance(node, ast.Attribute)}
 
 
-def _named(node: ast.stmt, name: str) -> bool:
+def _is_name(target: ast.expr) -> TypeGuard[ast.Name]:
+    return isinstance(target, ast.Name)
+
+
+def _named(node: ast.stmt, name: str) -> TypeGuard[ast.ClassDef]:
     return isinstance(node, ast.ClassDef) and node.name == name
 
 

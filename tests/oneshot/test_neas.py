@@ -331,6 +331,19 @@ def test_a_resumed_learner_has_the_space_in_force() -> None:
     assert two.space == one.space and two.space != learner().space
 
 
+def test_one_network_has_the_weights_of_a_member_and_an_ensemble_those_of_all() -> None:
+    taught = learner(steps=2)
+    taught.step(toy_batch(0))
+    both, x = taught.whole.ensembles.sample(random.Random(0)), images()
+    single = search_space(ToyNet()).sample(random.Random(1))
+    assert taught.network_for(both) is taught.net
+    alone = extract(taught.network_for(single), single).eval()
+    twice = extract(taught.net, taught.whole.encoded([single, single], taught.whole.blocks)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(at_resolution(alone, x), at_resolution(twice, x))
+    assert sum(p.numel() for p in alone.parameters()) < sum(p.numel() for p in twice.parameters())
+
+
 def test_every_member_counts_as_a_pass() -> None:
     taught = learner()
     for step in range(3):

@@ -67,7 +67,7 @@ def test_the_widest_learns_from_labels_and_the_others_from_the_widest() -> None:
         else:
             teacher = logits.detach().softmax(1)
         loss.backward()  # type: ignore[no-untyped-call]
-    slimmable.backward(images, labels, archs)
+    slimmable.backward((images, labels), archs)
     for (name, found), expected in zip(slimmable.net.named_parameters(), net.parameters(), strict=True):
         assert (found.grad is None) == (expected.grad is None), name
         if found.grad is not None:

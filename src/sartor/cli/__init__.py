@@ -21,6 +21,7 @@ import typer
 from typer.main import get_group
 
 from sartor.cli.commands import app, is_run
+from sartor.cli.supernets import specialised_in
 
 _MISTAKES = (
     ValueError,
@@ -58,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         context = parse(argv)
         verb, asked = context.info_name, context.params
+        if verb == "specialise":
+            asked = {**asked, "out": specialised_in(asked["run"], asked["out"])}
         with context:
             context.command.invoke(context)
     except typer.Exit as done:  # of --help and --version
@@ -140,7 +143,7 @@ def _kept(error: Exception, asked: Mapping[str, Any]) -> str:
 def _stopped(verb: str | None, asked: Mapping[str, Any]) -> str:
     if verb == "profile" and asked.get("out"):
         return "stopped; the same command continues"
-    folder = _run_folder(asked) if verb in ("search", "bench", "resume", "train") else None
+    folder = _run_folder(asked) if verb in ("search", "bench", "resume", "train", "specialise") else None
     return f"stopped; continue with `sartor resume {folder}`" if folder else "stopped"
 
 

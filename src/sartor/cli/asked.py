@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether `search --resume` asks for what the run in the folder was started with."""
+"""Whether `search --resume` or `train --resume` asks for what the run in the folder was started with."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ _OTHERS = (
     "cost_weight",
     "image_size",
     "baselines",
+    "batch_size",
+    "recipe",
+    "precision",
+    "accumulate",
+    "shard",
     "seed",
     "threads",
 )
@@ -65,6 +70,7 @@ def check_same(run: Path, context: typer.Context) -> None:
     recorded = _recorded(run)
     if not recorded:
         return
+    recorded = {**recorded, **(recorded.get("means") or {})}
     if not recorded.get("given") and not _same_data(recorded.get("data"), context.params["data"]):
         raise ValueError(_told(run, "data", recorded.get("data"), context.params["data"]))
     limits, asked = recorded.get("limits") or {}, limits_of(context.params)
@@ -93,10 +99,9 @@ def unused_budget(run: Path, context: typer.Context) -> str:
     recorded = _recorded(run)
     if not recorded or not _is_written(context, "budget") or context.params["budget"] == recorded.get("budget_s"):
         return ""
-    return (
-        f"warning: --budget is not used, for {run} goes on with the work that it was started with; "
-        f"for more time, `sartor resume {run} --budget +TIME`"
-    )
+    trains = recorded.get("work") == "train"  # its length was fixed, which the learning rate follows
+    more = "" if trains else f"; for more time, `sartor resume {run} --budget +TIME`"
+    return f"warning: --budget is not used, for {run} goes on with the work that it was started with{more}"
 
 
 def _option_of(limit: str) -> str:

@@ -360,7 +360,8 @@ def again(folder: Path, budget_s: float | None = None) -> None:
     from sartor import recipes
 
     recipes.resume(folder, budget_s=budget_s, on_progress=say).close()
-    conclude(folder)
+    if int(os.environ.get("RANK", 0)) == 0:  # of the processes that torchrun started
+        conclude(folder)
 
 
 def conclude(folder: Path) -> None:

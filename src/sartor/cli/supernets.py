@@ -9,19 +9,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from sartor import names
 from sartor.cli import arguments as given
+from sartor.cli.asked import check_same, limits_of, unused_budget
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["is_training", "print_verdicts", "specialise", "train"]
+__all__ = ["is_training", "print_verdicts", "specialise", "specialised_in", "train"]
 
 DEFAULT_BUDGET_S = 180.0
 TRIALS = 200
 
 
 def train(
+    context: typer.Context,
     space: given.TrainSpace,
     data: given.Data,
     out: given.Out,
@@ -53,9 +57,11 @@ def train(
     names.check("spaces", space)
     names.check_train(method)
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
-    if first:
-        commands.may_write(out, resume=resume, force=force)
     say = commands.progress() if first else None
+    if say and commands.may_write(out, resume=resume, force=force):
+        check_same(out, context)
+        if warning := unused_budget(out, context):
+            say(warning)
     from sartor import recipes
 
     recipes.train_supernet(
@@ -103,7 +109,6 @@ def specialise(
     Nothing is trained, unless --finetune says so; every verdict is measured.
     """
     from sartor.cli import commands
-    from sartor.cli.asked import limits_of
 
     targets = target or ["onnxruntime"]
     for each in targets:
@@ -111,7 +116,7 @@ def specialise(
     names.check("strategies", strategy)
     if not (run / "run.json").is_file():
         raise FileNotFoundError(f"{run}: no such run; `sartor train` makes one")
-    folder = run.with_name(f"{run.name}-specialised") if out is None else out
+    folder = specialised_in(run, out)
     commands.may_write(folder, resume=False, force=force)
 
     say = commands.progress()
@@ -134,6 +139,11 @@ def specialise(
     commands.conclude(folder)
 
 
+def specialised_in(run: Path, out: Path | None) -> Path:
+    """Return the folder that a specialisation of a run is written to."""
+    return run.with_name(f"{run.name}-specialised") if out is None else out
+
+
 def _by_target(limits: Iterable[given.Limit]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for target, value in limits:
@@ -153,15 +163,18 @@ def print_verdicts(console: Console, folder: Path) -> None:
 
     verdicts = json.loads((folder / "specialised.json").read_bytes())["verdicts"]
     table = Table(title="the best measured network within each limit")
-    for column in ("target", "limit", "latency", "used", "validation", "test", "network"):
-        table.add_column(column, justify="left" if column in ("target", "network") else "right")
+    for column in ("target", "limit ms", "median ms", "used", "valid. %", "test %", "network"):
+        table.add_column(
+            column, justify="left" if column in ("target", "network") else "right", no_wrap=column != "target"
+        )
     for one in verdicts:
-        limit = f"{one['limit_ms']:.4g} ms"
+        limit = f"{one['limit_ms']:.4g}"
         if one["met"]:
-            accuracy = (f"{100 * one['accuracy'][split]:.2f} %" for split in ("validation", "test"))
-            told = (f"{one['latency_ms']:.4g} ms", f"{one['used']:.0%}", *accuracy, one["id"])
+            accuracy = (f"{100 * one['accuracy'][split]:.2f}" for split in ("validation", "test"))
+            told = (f"{one['latency_ms']:.4g}", f"{one['used']:.0%}", *accuracy, one["id"])
         else:
-            told = (f"least {one['least_ms']:.4g} ms", "not met", "", "", "")
+            least = one["least_ms"]
+            told = ("none ran" if least is None else f"least {least:.4g} ms", "not met", "", "", "")
         table.add_row(one["target"], limit, *told)
     console.print(table)
     console.print(f"networks are in {folder}/pareto and {folder}/candidates, by name; report: {folder}/report.html")

@@ -31,9 +31,14 @@ class Importance:
         self.chances = torch.full((count,), 1.0 / count, dtype=torch.float64)
 
     def note(self, indices: Tensor, norms: Tensor) -> None:
-        """Take in the norms (N,) of the things drawn, `indices` (N,); of one that is there twice, the mean of both."""
-        which, places, times = torch.unique(indices.cpu(), return_inverse=True, return_counts=True)
-        new = torch.zeros(len(which), dtype=torch.float64).index_add(0, places, norms.detach().cpu().double()) / times
+        """Take in the norms (N,) of the things drawn, `indices` (N,); of one that is there twice, the mean of both.
+
+        Norms that are not finite, as of a pass in float16 that overflows, are passed over.
+        """
+        norms = norms.detach().cpu().double()
+        finite = norms.isfinite()
+        which, places, times = torch.unique(indices.cpu()[finite], return_inverse=True, return_counts=True)
+        new = torch.zeros(len(which), dtype=torch.float64).index_add(0, places, norms[finite]) / times
         self.means[which] = torch.where(self.drawn[which], (self.means[which] + new) / 2, new)
         self.drawn[which] = True
 

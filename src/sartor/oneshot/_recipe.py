@@ -76,7 +76,7 @@ class Recipe:
         rising = self.warmup * steps
         if step < rising:
             return peak * (step + 1) / (rising + 1)
-        return peak * self._part((step - rising) / max(steps - rising, 1))
+        return peak * self._part(min((step - rising) / max(steps - rising, 1), 1.0))  # and stays, beyond the end
 
     def _part(self, part: float) -> float:
         """Return the share of the peak when a share `part` of the schedule is over."""

@@ -25,8 +25,15 @@ def sandwich_gradients(
     others: Sequence[Architecture],
     batch: Batch,
     divergence: Divergence,
+    *,
+    label_share: float = 0.0,
+    dropout: bool = False,
+    decay: bool = True,
 ) -> tuple[float, float]:
-    """Add up the gradients of all sub-networks on a batch; dropout drops in the largest alone.
+    """Add up the gradients of all sub-networks on a batch.
+
+    label_share: part of the loss of the others that is of the labels.
+    dropout: whether it drops in the others, too. decay: whether what the largest does not use decays, too.
 
     Returns the largest's loss, and the others' mean divergence from it.
     """
@@ -35,11 +42,18 @@ def sandwich_gradients(
         logits = training.logits(largest, images)
         own = training.recipe.smoothed(loss, logits, labels)
         training.backward(own)
+        if not decay:
+            training.decay_what_has_gradients()  # now, when only what the largest uses has a gradient
         teacher, total = logits.detach(), torch.zeros(())
         for arch in others:
-            distance = divergence(training.logits(arch, images, regularise=False), teacher)
-            training.backward(distance)
+            logits = training.logits(arch, images, regularise=dropout)
+            distance = divergence(logits, teacher)
+            training.backward(_mixed(distance, loss, logits, labels, label_share))
             total = total + distance.detach().cpu()
         sums += torch.stack([own.detach().cpu(), total / max(len(others), 1)])
     found, mean = (sums / training.means.accumulate).tolist()
     return found, mean
+
+
+def _mixed(distance: Tensor, loss: Loss, logits: Tensor, labels: Tensor, label_share: float) -> Tensor:
+    return (1.0 - label_share) * distance + label_share * loss(logits, labels) if label_share else distance

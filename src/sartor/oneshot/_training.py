@@ -18,7 +18,7 @@ from sartor.oneshot._recipe import Recipe
 from sartor.optimizers import restore
 from sartor.supernet import activated
 
-__all__ = ["Effort", "Means", "Training", "draws", "frozen_statistics"]
+__all__ = ["Effort", "Means", "Training", "draws", "frozen_statistics", "refuse_divided"]
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and labels (N,)."""
@@ -132,24 +132,28 @@ class Training:
         """Add the gradients of a mean over a part of the batch; all parts together are one pass."""
         part = loss / self.means.accumulate if self.means.accumulate > 1 else loss
         self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
-        self._count("passes")
+        self.count("passes")
 
     def look(self, arch: Mapping[str, Any], images: Tensor) -> Tensor:
         """Return the outputs of a sub-network without gradients, norms using the batch and keeping nothing of it."""
         with torch.no_grad(), frozen_statistics(self.net):
             outputs = self.logits(arch, images, regularise=False)
-        self._count("looks")
+        self.count("looks")
         return outputs
 
-    def _count(self, kind: str) -> None:
+    def count(self, kind: Literal["passes", "looks"]) -> None:
         """Count a pass or a look at a part of a batch; as many parts as a batch has are one."""
         whole, self._parts[kind] = divmod(self._parts[kind] + 1, self.means.accumulate)
         if whole:
             self.effort = self.effort._replace(**{kind: getattr(self.effort, kind) + 1})
 
     def decay_what_has_gradients(self) -> None:
-        """Let weight decay act, in the coming update, only on what has a gradient now."""
-        self._decayed = [p for p in self.parameters if p.grad is not None]
+        """Let weight decay act, in the coming update, only on what has a gradient now.
+
+        The first call before an update counts: in later parts of a batch all that the step trains has a gradient.
+        """
+        if self._decayed is None:
+            self._decayed = [p for p in self.parameters if p.grad is not None]
 
     def collect(self) -> None:
         """Make the gradients those of the whole batch: unscaled, and averaged over the workers; `update` does so."""
@@ -202,6 +206,12 @@ class Training:
         self.done, self.effort = state["done"], Effort(*state.get("effort", ()))  # of older runs nothing was counted
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+
+
+def refuse_divided(net: nn.Module, what: str) -> None:
+    """Raise ValueError for weights that are divided among workers; `what` says what a method does with whole ones."""
+    if any(map(distributed.is_sharded, net.parameters())):
+        raise ValueError(f"{what}, and these weights are divided among workers: do not shard the network")
 
 
 @contextlib.contextmanager

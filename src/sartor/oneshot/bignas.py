@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
 from sartor.oneshot._recipe import Loss, Recipe
+from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.divergences import kl
 from sartor.oneshot.sampling import sandwich
@@ -78,35 +78,19 @@ class BigNAS:
 
         Returns the largest sub-network's loss, the others' mean divergence from it, and the learning rate.
         """
-        others = self.others()
-        sums = torch.zeros(2)
-        for images, labels in self.training.parts(batch):
-            sums += self.backward(images, labels, others)
-        loss, distillation = (sums / self.training.means.accumulate).tolist()
+        loss, distillation = self.backward(batch, self.others())
         return {"loss": loss, "distillation": distillation, "learning_rate": self.training.update()}
 
     def others(self) -> list[Architecture]:
         """Return this step's sub-networks beside the largest: the smallest and `n_random` random ones."""
         return sandwich(self.space, draws(self.seed, self.training.done), self.n_random)[1:]
 
-    def backward(self, images: Tensor, labels: Tensor, others: list[Architecture]) -> Tensor:
-        """Add up the gradients of the sandwich; return (2,) the largest's loss and the others' mean divergence."""
-        logits = self.training.logits(self.largest, images)
-        loss = self.training.recipe.smoothed(self.loss, logits, labels)
-        self.training.backward(loss)
-        self.training.decay_what_has_gradients()  # now, when only what the largest uses has a gradient
-        teacher, total = logits.detach(), torch.zeros(())
-        for arch in others:
-            logits = self.training.logits(arch, images, regularise=False)
-            divergence = kl(logits, teacher)
-            self.training.backward(self._mixed(divergence, logits, labels))
-            total = total + divergence.detach().cpu()
-        return torch.stack([loss.detach().cpu(), total / max(len(others), 1)])
-
-    def _mixed(self, divergence: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        if not self.label_share:
-            return divergence
-        return (1.0 - self.label_share) * divergence + self.label_share * self.loss(logits, labels)
+    def backward(self, batch: tuple[Tensor, Tensor], others: list[Architecture]) -> tuple[float, float]:
+        """Add up the gradients of the sandwich; return the largest's loss and the others' mean divergence."""
+        share = self.label_share
+        return sandwich_gradients(
+            self.training, self.loss, self.largest, others, batch, kl, label_share=share, decay=False
+        )
 
     @property
     def effort(self) -> Effort:

@@ -90,6 +90,9 @@ class BossNAS:
     Raises ValueError where the network cannot be divided, or there are fewer steps than blocks.
     """
 
+    shares_weights: bool = False
+    """Its networks are retrained from scratch."""
+
     def __init__(
         self,
         net: nn.Module,

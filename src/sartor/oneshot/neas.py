@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.architecture import Architecture
+from sartor.architecture import Architecture, Option
 from sartor.oneshot._ensemble import Ensemble, JoinedNetwork, ensemble
 from sartor.oneshot._ensemble_encoding import APART, Encoding
 from sartor.oneshot._recipe import Loss, Recipe
@@ -52,6 +52,8 @@ RECIPE = Recipe(lr=0.064, lr_batch=2048, schedule="cosine", warmup=3 / 350, drop
 
 class NEAS:
     """The learner of NEAS. `net` is the module of all ensembles, `space` what is left of them.
+
+    A single sub-network has the weights that it was trained with as a member, see `network_for`.
 
     Args:
         net: a sequential supernet (see `_ensemble`), or an `Ensemble` of one.
@@ -152,6 +154,10 @@ class NEAS:
         """How many options the choices of blocks have."""
         encoding = encoding or self.encoding
         return sum(len(encoding.space.choices[name]) for name in encoding.own)
+
+    def network_for(self, arch: Mapping[str, Option]) -> nn.Module:
+        """Return what an architecture shares its weights with: the supernet for one network, else the ensembles."""
+        return self.net if APART in arch else self.net.net
 
     @property
     def effort(self) -> Effort:

@@ -36,7 +36,7 @@ from sartor.architecture import Architecture
 from sartor.nn import channels_last
 from sartor.nn.resolution import resize
 from sartor.oneshot._recipe import Loss, Recipe
-from sartor.oneshot._training import Effort, Means, Training, draws, frozen_statistics
+from sartor.oneshot._training import Effort, Means, Training, draws, frozen_statistics, refuse_divided
 from sartor.oneshot.divergences import soft_cross_entropy
 from sartor.oneshot.once_for_all_stages import STAGES, Phase, Stage, phases, role
 from sartor.oneshot.sampling import uniform
@@ -74,8 +74,9 @@ class OnceForAll:
         recipe: optimiser, learning rate of the first stage, and regularisation. means: how to compute.
         seed: decides the sub-networks; each step draws from its own seed.
 
-    Raises ValueError for stages that leave options out, and in the step before which sorting changed the function of
-    the network, as a module mixes channels in a way that their sizes do not tell.
+    Raises ValueError for stages that leave options out, for weights that are divided among workers, and in the step
+    before which sorting changed the function of the network, as a module mixes channels in a way that their sizes do
+    not tell.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class OnceForAll:
         means: Means = Means(),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> None:
+        refuse_divided(net, "Once-for-All copies and sorts whole weights")
         self.net, self.space, self.loss = net, space, loss
         self.kd_ratio, self.sort, self.seed = kd_ratio, sort, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
@@ -159,7 +161,7 @@ class OnceForAll:
         images = resize(images, side) if isinstance(side, int) else images
         with torch.no_grad(), frozen_statistics(self.teacher), self.training.autocast():
             outputs: Tensor = self.teacher.train()(images)
-        self.training.effort = self.training.effort._replace(looks=self.training.effort.looks + 1)
+        self.training.count("looks")
         return outputs.float()
 
     def _index(self, step: int) -> int:
@@ -182,9 +184,10 @@ class OnceForAll:
     def _sort(self, trained: SearchSpace, images: Tensor) -> None:
         """Sort channels within the bands between the widths that were trained; check that the function stays."""
         self.net.train()
-        before = self.training.look(self.largest, images)
+        parts = images.chunk(self.training.means.accumulate)
+        before = torch.cat([self.training.look(self.largest, part) for part in parts])
         sort_channels(self.net, trained, self.training.optimizer)
-        after = self.training.look(self.largest, images)
+        after = torch.cat([self.training.look(self.largest, part) for part in parts])
         tolerance = 1e-3 if self.training.means.precision == "float32" else 0.1
         if not torch.allclose(before, after, rtol=0.0, atol=tolerance * float(before.abs().max())):
             raise ValueError(

@@ -35,7 +35,7 @@ from sartor.gates import key
 from sartor.oneshot._gradients import option_norms, owned_weights, sample_norms
 from sartor.oneshot._importance import Importance
 from sartor.oneshot._recipe import Loss, Recipe
-from sartor.oneshot._training import Effort, Means, Training, draws
+from sartor.oneshot._training import Effort, Means, Training, draws, refuse_divided
 from sartor.oneshot.sampling import weighted
 from sartor.space import SearchSpace
 
@@ -85,8 +85,7 @@ class PADA:
     ) -> None:
         if epoch_steps is not None and epoch_steps < 1:
             raise ValueError(f"epoch_steps is {epoch_steps}: an epoch has at least one step")
-        if any(map(distributed.is_sharded, net.parameters())):
-            raise ValueError("PA&DA reads whole gradients, and these weights are divided among workers: do not shard")
+        refuse_divided(net, "PA&DA reads whole gradients")
         self.net, self.space, self.loss, self.seed = net, space, loss, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
         self.by_paths, self.by_samples, self.passes_per_step = paths, samples, 1.0

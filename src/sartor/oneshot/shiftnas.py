@@ -38,7 +38,7 @@ from sartor.data.split import Split
 from sartor.oneshot._binned import Bins, Cost
 from sartor.oneshot._macs import Macs
 from sartor.oneshot._recipe import Loss, Recipe
-from sartor.oneshot._training import Batch, Effort, Means, Training, draws
+from sartor.oneshot._training import Batch, Effort, Means, Training, draws, refuse_divided
 from sartor.oneshot.shiftnas_generator import CostNetwork, Generator, cost_loss, learn_from_cost, seeded
 from sartor.optimizers import restore
 from sartor.space import SearchSpace
@@ -77,7 +77,8 @@ class ShiftNAS:
         recipe: optimiser, learning rate and regularisation. means: precision, and parts of a batch.
         seed: decides the sub-networks, each step's for itself.
 
-    Raises ValueError for shares that are none, and for less than one step between two of anything.
+    Raises ValueError for shares that are none, for less than one step between two of anything, for a space with a
+    constraint, of which the generator knows nothing, and for weights that are divided among workers.
     """
 
     needs = "pairs"
@@ -112,6 +113,9 @@ class ShiftNAS:
             raise ValueError(
                 "uniform_part, floor, memory and portion are shares from 0 to 1, and temperature is above 0"
             )
+        if space.constraint is not None:
+            raise ValueError("the generator knows no constraint of the space: give a space without one")
+        refuse_divided(net, "ShiftNAS reads whole gradients")
         self.net, self.space, self.loss, self.seed, self.cost = net, space, loss, seed, cost
         self.count, self.samples, self.warm_steps, self.portion = bins, samples, warm_steps, portion
         self.uniform_steps, self.interval, self.generator_every = uniform_part * steps, interval, generator_every

@@ -27,7 +27,7 @@ from sartor.architecture import Architecture, Option
 from sartor.choice import Choice
 from sartor.nn.switchable import with_private_norms
 from sartor.oneshot._recipe import Loss, Recipe
-from sartor.oneshot._training import Effort, Means, Training
+from sartor.oneshot._training import Effort, Means, Training, refuse_divided
 from sartor.oneshot.sampling import at_width
 from sartor.space import SearchSpace
 from sartor.supernet import named_choices
@@ -63,7 +63,8 @@ class Slimmable:
         recipe: optimiser, learning rate and regularisation. means: how to compute.
         seed: not used, as nothing is drawn.
 
-    Raises ValueError for widths out of range, and for two that are one sub-network.
+    Raises ValueError for widths out of range, for two that are one sub-network, and for weights that are divided among
+    workers, whose norms cannot be copied.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Slimmable:
     ) -> None:
         if not widths or not all(0 < width <= 1 for width in widths):
             raise ValueError(f"widths are {tuple(widths)}: give at least one, each above 0 and at most 1")
+        refuse_divided(net, "slimmable networks copy whole norms")
         self.widths = sorted(widths, reverse=True)
         self.space, self.loss = space, loss
         self.networks = {_name(width): at_width(space, width) for width in self.widths}

@@ -227,8 +227,10 @@ def gradient_distances(
 
 
 def _distances(gradients: Tensor) -> NDArray[np.float64]:
+    """Return 1 - cos of all pairs of rows; 0 where one is not finite, which says nothing (float16 overflows)."""
     unit = F.normalize(gradients, dim=1)
     distances: NDArray[np.float64] = (1.0 - unit @ unit.T).double().cpu().numpy()
+    np.nan_to_num(distances, copy=False, nan=0.0)
     np.fill_diagonal(distances, 0.0)
     return (distances + distances.T) / 2
 

@@ -75,6 +75,8 @@ class SuperTickets:
     """
 
     passes_per_step = 1.0
+    shares_weights: bool = False
+    """It trains one network."""
 
     def __init__(
         self,

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
 from sartor.oneshot._recipe import Loss, Recipe
+from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.divergences import soft_cross_entropy
 from sartor.oneshot.sampling import at_width, at_widths
@@ -90,10 +90,7 @@ class UniversallySlimmable:
 
         Returns the widest network's loss, the others' mean soft cross-entropy with it, and the learning rate.
         """
-        archs, sums = self.drawn(), torch.zeros(2)
-        for images, labels in self.training.parts(batch):
-            sums += self.backward(images, labels, archs)
-        loss, distillation = (sums / self.training.means.accumulate).tolist()
+        loss, distillation = self.backward(batch, self.drawn())
         return {"loss": loss, "distillation": distillation, "learning_rate": self.training.update()}
 
     def drawn(self) -> list[Architecture]:
@@ -107,17 +104,10 @@ class UniversallySlimmable:
                 archs.append(at_widths(self.space, rng, self.lowest))
         return archs
 
-    def backward(self, images: Tensor, labels: Tensor, archs: list[Architecture]) -> Tensor:
-        """Add up the gradients of the sandwich; return (2,) the widest's loss and the others' mean distillation."""
-        logits = self.training.logits(archs[0], images)
-        loss = self.training.recipe.smoothed(self.loss, logits, labels)
-        self.training.backward(loss)
-        teacher, total = logits.detach(), torch.zeros(())
-        for arch in archs[1:]:
-            distillation = soft_cross_entropy(self.training.logits(arch, images), teacher)
-            self.training.backward(distillation)
-            total = total + distillation.detach().cpu()
-        return torch.stack([loss.detach().cpu(), total / (len(archs) - 1)])
+    def backward(self, batch: tuple[Tensor, Tensor], archs: list[Architecture]) -> tuple[float, float]:
+        """Add up the gradients of the sandwich; return the widest's loss and the others' mean distillation."""
+        widest, *others = archs
+        return sandwich_gradients(self.training, self.loss, widest, others, batch, soft_cross_entropy, dropout=True)
 
     @property
     def effort(self) -> Effort:

@@ -21,7 +21,7 @@ from sartor import distributed
 from sartor.architecture import Architecture
 from sartor.deploy.scratch import scratch_beside
 from sartor.evaluation import SharedWeightError
-from sartor.fit import Indexed
+from sartor.fit import Indexed, moved
 from sartor.protocols import Learner
 from sartor.recipes.asked import earlier_plan
 from sartor.recipes.expected import constant_cost
@@ -214,7 +214,7 @@ def _shared_seconds(job: Job, batch_size: int) -> float:
     """
     if not job.reads_out:
         learner = supernet_learner(job, steps=1000, batch_size=batch_size)
-        return _timed(_step(learner, data_of(learner, job.task.train), batch_size), repeats=5)
+        return _timed(_step(learner, data_of(learner, job.task.train), batch_size, job.device), repeats=5)
     least = use_of(job.method).least
 
     def course(steps: int) -> Callable[[], object]:
@@ -229,9 +229,9 @@ def _shared_seconds(job: Job, batch_size: int) -> float:
     return (time.monotonic() - before) / steps
 
 
-def _step(learner: Learner, batches: Indexed, batch_size: int) -> Callable[[], object]:
+def _step(learner: Learner, batches: Indexed, batch_size: int, device: str | None = None) -> Callable[[], object]:
     done = itertools.count()
-    return lambda: learner.step(distributed.share(batches.batch(next(done), batch_size, augment=True)))
+    return lambda: learner.step(moved(distributed.share(batches.batch(next(done), batch_size, augment=True)), device))
 
 
 def _plain_seconds(job: Job, batch_size: int) -> dict[str, float]:

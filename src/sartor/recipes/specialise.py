@@ -9,6 +9,7 @@ from pathlib import Path
 from sartor.recipes.device_search import search_for_device
 from sartor.recipes.job import Say
 from sartor.recipes.methods import BIGNAS
+from sartor.recipes.record import arguments_of
 from sartor.run import Run
 from sartor.task import Task
 
@@ -58,7 +59,7 @@ def specialise(
     taken.
     """
     supernet = Path(supernet)
-    asked = Run.open(supernet, lock=False).record["arguments"]
+    asked = arguments_of(Run.open(supernet, lock=False))
     if asked.get("given") and data is None:
         raise ValueError(f"{supernet} was trained on a Task of its own; give it again as data=")
     ladder = latencies_ms if isinstance(latencies_ms, Mapping) else {"": list(latencies_ms)}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,9 +21,9 @@ from sartor.oneshot import check_memory, training_memory
 from sartor.recipes.job import Job, Say
 from sartor.recipes.methods import BIGNAS
 from sartor.recipes.planning import fastest_threads
-from sartor.recipes.record import check_same, new_record, silent
+from sartor.recipes.record import arguments_of, check_same, new_record, silent
 from sartor.recipes.supernets import RECIPE
-from sartor.recipes.training import Shared, train
+from sartor.recipes.training import Shared, supernet_learner, train
 from sartor.run import Run
 from sartor.task import Task, load_task
 
@@ -63,16 +64,17 @@ def train_supernet(
         out: the run folder; it must be new, or hold a run and `force` be given.
         method: a learner of shared weights, of `sartor list methods` or `path.py:Class`.
         steps, budget_s: length of the training; give one. Seconds are turned into steps before it starts.
-        batch_size: samples per step, of all processes together; 32 or 64 by the size of the data, if None.
+        batch_size: samples per step, of all processes together; about 32 or 64 by the size of the data, if None.
         recipe: "short" is a cosine without dropout, for trainings of minutes to hours; "paper" the method's own.
         precision, accumulate: of the passes, and parts of a batch; see `sartor.oneshot.Means`.
         seed: of splits, weights, batches and sub-networks.
         image_size: what images of unequal size are resized to, see `load_task`.
         shard: divide weights, gradients and moments among the processes (FSDP2), for what does not fit into one.
-        force, resume: replace the run in `out`, or continue it if there is one.
+        force, resume: replace the run in `out`, or continue it if there is one: as it was started, whatever is given.
         on_progress: called with a line at each stage.
 
-    Raises ValueError for what cannot be used, FileExistsError when `out` is taken.
+    Raises ValueError for what cannot be used, before anything is trained and with `out` left free, and for a run to
+    continue that is no training or had other data; FileExistsError when `out` is taken.
     """
     if (steps is None) == (budget_s is None):
         raise ValueError("give the steps of the training, or a budget_s")
@@ -80,6 +82,10 @@ def train_supernet(
         raise ValueError("weights are divided among several processes: start them with torchrun, or leave shard out")
     names.check("spaces", space)
     names.check_train(method)
+    if resume and (Path(out) / "run.json").is_file():
+        known = _known(Path(out))
+        data, seed = data if isinstance(data, Task) else known["data"], known["seed"]
+        image_size = tuple(known["image_size"]) if isinstance(known["image_size"], list) else known["image_size"]
     task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
     arguments = {
         "work": WORK, "data": task.name if isinstance(data, Task) else absolute_source(str(data)),
@@ -91,19 +97,31 @@ def train_supernet(
     }  # fmt: skip
     with distributed.start() as device:
         run = _of_all(lambda: Run.create(out, new_record(arguments, task, ()), force=force, resume=resume))
-        return _continued(Job(run, task, (), on_progress or silent, str(device)))
+        return _continued(_job(run, task, on_progress or silent, str(device)))
 
 
 def resume_training(path: Path, task: Task, say: Say) -> Run:
     """Train to the end what `train_supernet` began; ValueError where the data are no longer the same."""
     with distributed.start() as device:
-        run = _of_all(lambda: Run.open(path))
-        try:
-            check_same(run, task, ())
-        except BaseException:
-            run.close()
-            raise
-        return _continued(Job(run, task, (), say, str(device)))
+        return _continued(_job(_of_all(lambda: Run.open(path)), task, say, str(device)))
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """What a training in a folder was asked; ValueError where the run there is none."""
+    asked = arguments_of(Run.open(folder, lock=False))
+    if asked.get("work") != WORK:
+        raise ValueError(f"{folder} is no training of shared weights: `sartor resume {folder}` continues it")
+    return asked
+
+
+def _job(run: Run, task: Task, say: Say, device: str) -> Job:
+    """The work on a run, which is closed where its data are no longer the same."""
+    try:
+        check_same(run, task, ())
+    except BaseException:
+        run.close()
+        raise
+    return Job(run, task, (), say, device)
 
 
 def distributed_world() -> int:
@@ -126,17 +144,21 @@ def _continued(job: Job) -> Run:
     try:
         if "plan" not in job.run.record:
             planned = json.loads(distributed.from_first(json.dumps(_plan(job)).encode()))
+            _check_fits(job, planned)
             _write(job, {"plan": planned})
+        elif "evaluate" not in job.run.stages:
+            _check_fits(job, job.plan)
         job.use_threads()
-        if "train" not in job.run.stages:
-            _check_memory(job)
+        if "evaluate" not in job.run.stages:
             job.say(f"training {job.arguments['space']} by {job.method}: {job.plan['steps']} steps")
             with job.run.stage("train") if first else contextlib.nullcontext():
                 shared = train(job)
             if first:
                 _evaluate(job, shared)
-    except BaseException:
+    except BaseException as error:
         job.run.close()
+        if first and isinstance(error, ValueError) and "plan" not in job.run.record:  # nothing was done yet
+            shutil.rmtree(job.path, ignore_errors=True)
         raise
     finally:
         torch.set_num_threads(threads)
@@ -151,12 +173,21 @@ def _write(job: Job, changes: Mapping[str, Any]) -> None:
         job.run.record = {**job.run.record, **changes}
 
 
-def _check_memory(job: Job) -> None:
-    """Tell, before anything is trained, when the memory is short. ValueError where it does not suffice."""
-    recipe = RECIPE  # the paper's own may keep one moment less
+def _check_fits(job: Job, planned: Mapping[str, Any]) -> None:
+    """Tell, before anything is trained, when the memory is short.
+
+    Raises ValueError where it does not suffice, where the method does not fit the space, and for a batch that does not
+    divide.
+    """
+    size, workers, parts = planned["batch_size"], distributed.world(), job.means.accumulate
+    if size % (workers * parts):
+        among = f"{workers} process{'es' if workers > 1 else ''}, in {parts} part{'s' if parts > 1 else ''} each"
+        raise ValueError(f"a batch of {size} does not divide among {among}: give a multiple of {workers * parts}")
+    learner = supernet_learner(job, steps=planned["steps"], batch_size=size, alone=True)
+    recipe = RECIPE  # the paper's own may keep one moment less; of networks beside `net`, as after a split, nothing
     need = training_memory(
-        job.network(), job.largest(), job.task.example, batch_size=job.plan["batch_size"], recipe=recipe,
-        means=job.means, workers=distributed.world(), sharded=bool(job.arguments.get("shard")),
+        learner.net, job.largest(), job.task.example, batch_size=size, recipe=recipe,
+        means=job.means, workers=workers, sharded=bool(job.arguments.get("shard")),
     )  # fmt: skip
     if warning := check_memory(need, job.device):
         job.say(f"warning: {warning}")
@@ -173,7 +204,9 @@ def _evaluate(job: Job, shared: Shared) -> None:
 def _plan(job: Job) -> dict[str, Any]:
     """The counts of work, fixed before training."""
     train_size, asked = len(job.task.train), job.arguments
-    batch_size = asked.get("batch_size") or min(32 if train_size < 10_000 else 64, train_size)
+    parts = distributed.world() * job.means.accumulate
+    usual = min(32 if train_size < 10_000 else 64, train_size)
+    batch_size = asked.get("batch_size") or max(parts, usual // parts * parts)
     if asked["steps"] is not None:
         return {"batch_size": batch_size, "steps": asked["steps"], "training_threads": 1}
     started = time.monotonic()

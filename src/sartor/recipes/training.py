@@ -116,7 +116,7 @@ def _trained(job: Job, steps: int, batch_size: int) -> Supernet:
     job.device = "cpu"  # sub-networks are extracted, measured and exported here
     found = job.run.load_checkpoint("train")
     assert found is not None
-    learner = supernet_learner(job, steps=steps, batch_size=batch_size, divided=False)
+    learner = supernet_learner(job, steps=steps, batch_size=batch_size, alone=True)
     learner.load_state_dict(found[1]["learner"])
     return learner
 
@@ -282,13 +282,13 @@ def step_seconds(job: Job, arch: Architecture, seconds: Mapping[str, float]) -> 
     return float(np.interp(macs(job.workload(arch)), [count for count, _ in timed], [each for _, each in timed]))
 
 
-def supernet_learner(job: Job, *, steps: int, batch_size: int, divided: bool = True) -> Supernet:
+def supernet_learner(job: Job, *, steps: int, batch_size: int, alone: bool = False) -> Supernet:
     """The learner of the run's method on the job's network with its initial weights, where it is trained.
 
-    divided: whether workers divide the weights, if that was asked for.
+    alone: whole and in main memory instead, whatever was asked for. Raises ValueError where it does not fit the space.
     """
-    net = job.network().to(job.device)
-    if divided and job.arguments.get("shard"):
+    net = job.network() if alone else job.network().to(job.device)
+    if not alone and job.arguments.get("shard"):
         distributed.shard(net)
     return made(
         job.method, net, job.space, job.task.loss, steps=steps, batch_size=batch_size, seed=job.seed,

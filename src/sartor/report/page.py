@@ -72,6 +72,7 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes, 
         graphs=cells,
         diagram=diagram,
         weights=weights,
+        verdicts=_verdicts(record),
         method=str(record.part("arguments").get("method") or "bignas"),
         shown=SHOWN,
         listed=_has_index_list(record),
@@ -81,6 +82,13 @@ def _page(record: Record, summary: Json, points: Sequence[Point], image: bytes, 
         versions=_versions(record),
         image=b64encode(image).decode(),
     )
+
+
+def _verdicts(record: Record) -> list[Json]:
+    """Return what was found for each of several limits; [] where none were asked for or it is not known yet."""
+    found = record.specialised.get("verdicts")
+    needed = {"target", "limit_ms", "met", "least_ms"}
+    return [one for one in found if isinstance(one, dict) and needed <= one.keys()] if isinstance(found, list) else []
 
 
 def _diagrams(record: Record, summary: Json) -> tuple[list[tuple[str, Markup]], Markup | None]:

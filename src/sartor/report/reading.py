@@ -92,6 +92,7 @@ class Record:
     why: str = ""
     notes: tuple[str, ...] = ()
     fronts: Json = field(default_factory=dict)  # names of networks by target, from fast to slow
+    specialised: Json = field(default_factory=dict)  # "verdicts": what was found for each of several limits
 
     @property
     def targets(self) -> tuple[Json, ...]:
@@ -132,6 +133,7 @@ def read_run(folder: Path) -> Record:
         best=best,
         why=_text(folder / "best" / "why.txt"),
         fronts=_object(folder / "fronts.json", notes),
+        specialised=_object(folder / "specialised.json", notes),
         notes=tuple(notes),
     )
 

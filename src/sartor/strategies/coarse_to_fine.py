@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sartor.architecture import Architecture, Option
+from sartor.gates import key
 from sartor.objective import Objective, check_names, costs
 from sartor.pareto import non_dominated_sort
 from sartor.space import SearchSpace
@@ -56,17 +57,31 @@ class CoarseToFine:
         self.space, self.objectives = space, tuple(objectives)
         self.levels, self.rate = levels, rate
         self.dimensions = list(dict.fromkeys(map(dimension, space.choices)))
-        self.coarse = min(coarse, levels ** len(self.dimensions))
+        self.coarse = min(coarse, math.prod(map(self._values, self.dimensions)))
         self.told: dict[Architecture, Trial] = {}
 
     def ask(self, rng: random.Random) -> Architecture:
-        """Return a skeleton of the grid that was not told; when enough were, a neighbour of the front."""
-        parents = self.front() if len(self.told) >= self.coarse else []
-        for _ in range(_ATTEMPTS):
-            arch = self._fine(rng.choice(parents), rng) if parents else self._skeleton(rng)
-            if arch is not None and arch not in self.told and cheap_excess(arch, self.objectives) == 0:
-                return arch
+        """Return a skeleton of the grid that was not told; when enough were, or none is left, a neighbour of the front.
+
+        Where neither is found, a random architecture.
+        """
+        for _ in range(_ATTEMPTS if len(self.told) < self.coarse else 0):
+            if (skeleton := self._skeleton(rng)) is not None and self._is_new(skeleton):
+                return skeleton
+        parents = self.front() if self.told else []
+        for _ in range(_ATTEMPTS if parents else 0):
+            if (fine := self._fine(rng.choice(parents), rng)) is not None and self._is_new(fine):
+                return fine
         return sampled_within(self.space, rng, self.told, self.objectives)
+
+    def _is_new(self, arch: Architecture) -> bool:
+        return arch not in self.told and cheap_excess(arch, self.objectives) == 0
+
+    def _values(self, name: str) -> int:
+        """Return how many values a dimension has in the grid: fewer than levels where its options are."""
+        several = [options for choice, options in self.space.choices.items() if dimension(choice) == name]
+        levels = [place / (self.levels - 1) for place in range(self.levels)]
+        return len({tuple(key(_at(level, options)) for options in several) for level in levels})
 
     def tell(self, trial: Trial) -> None:
         """Take in a trial that ended."""
@@ -85,7 +100,7 @@ class CoarseToFine:
         values: dict[str, Option] = dict(parent)
         for name in moved:
             options = self.space.choices[name]
-            place = options.index(parent[name]) + rng.choice((-1, 1))
+            place = [*map(key, options)].index(key(parent[name])) + rng.choice((-1, 1))
             values[name] = options[min(max(place, 0), len(options) - 1)]
         return self._allowed(values)
 
