@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,9 @@ METHODS = (
     "spos", "fairnas", "slimmable", "universally_slimmable", "once_for_all", "bignas", "attentivenas", "alphanet",
     "shiftnas", "pa_da", "few_shot", "gm_nas", "netadaptv2", "mixture_of_supernets",
 )  # fmt: skip
+VARIANTS: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "bignas, half on labels": ("bignas", {"label_share": 0.5}),  # as `sartor train` has it
+}
 BASELINE = "spos"
 PASSES, SEEDS = 2400, 5
 SCRATCH = (0, 16, 31)  # of the architectures: those trained from scratch for as long as the supernet
@@ -35,12 +39,17 @@ def rows(quick: bool) -> Iterator[Row]:
     """A row per learner, then one for the networks trained alone."""
     comparison = digits()
     passes, seeds = (40, range(2)) if quick else (PASSES, range(SEEDS))
-    yield from compared(comparison, METHODS, passes, seeds)
+    yield from compared(comparison, (*METHODS, *VARIANTS), passes, seeds)
 
 
 def compared(comparison: Comparison, methods: Sequence[str], passes: int, seeds: Sequence[int]) -> Iterator[Row]:
     """A row per learner, the mean and standard deviation over the seeds."""
-    found = {name: [comparison.trained(name, seed, passes) for seed in seeds] for name in ordered(methods)}
+
+    def trained(name: str, seed: int) -> Mapping[str, Any]:
+        method, given = VARIANTS.get(name, (name, {}))
+        return comparison.trained(method, seed, passes, **given)
+
+    found = {name: [trained(name, seed) for seed in seeds] for name in ordered(methods)}
     alone = [[comparison.alone(comparison.architectures[i], passes, seed)[0] for i in SCRATCH] for seed in seeds]
     base = [summary(comparison, one) for one in found[BASELINE]]
     for name in methods:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from sartor.architecture import Architecture
 from sartor.nn import resized
-from sartor.oneshot import BigNAS, Recipe
+from sartor.oneshot import BigNAS, Means, Recipe
 from sartor.spaces.mobilenet import InvertedResidual, MobileNet
 from sartor.supernet import activated, extract, search_space
 from toy_supernet import ToyNet, toy_batch
 
 
-def learner(dropout: float = 0.0, weight_decay: float = 0.0, seed: int = 0) -> BigNAS:
+def learner(dropout: float = 0.0, weight_decay: float = 0.0, seed: int = 0, parts: int = 1) -> BigNAS:
     """Make a learner of a network whose residual branches are not at their zero start."""
     torch.manual_seed(0)
     net = ToyNet()
@@ -24,7 +24,8 @@ def learner(dropout: float = 0.0, weight_decay: float = 0.0, seed: int = 0) -> B
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
     recipe = Recipe(lr=1.0, dropout=dropout, weight_decay=weight_decay)
-    return BigNAS(net, search_space(net), steps=10, batch_size=16, recipe=recipe, seed=seed)
+    means = Means(accumulate=parts)
+    return BigNAS(net, search_space(net), steps=10, batch_size=16, recipe=recipe, means=means, seed=seed)
 
 
 def gradients(net: nn.Module) -> dict[str, Tensor]:
@@ -139,8 +140,9 @@ def test_only_the_largest_has_dropout_and_each_child_its_resolution() -> None:
         sizes.clear()
 
 
-def test_weight_decay_is_the_gradient_of_the_largests_l2_term() -> None:
-    plain, decayed = learner(), learner(weight_decay=0.1)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weight_decay_is_the_gradient_of_the_largests_l2_term(parts: int) -> None:
+    plain, decayed = learner(parts=parts), learner(weight_decay=0.1, parts=parts)
     found: list[dict[str, Tensor]] = []
     for bignas in (plain, decayed):
         bignas.training.scaler.step = lambda _, net=bignas.net: found.append(gradients(net))  # type: ignore[method-assign, misc]

@@ -275,9 +275,9 @@ def test_a_budget_becomes_steps_of_the_methods_own(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("method", "others", "complaint"),
     [
-        ("supervised", {}, "searches nothing; those that do: "),
+        ("supervised", {}, "leaves nothing to search; those that do: "),
         ("dart", {}, "no method is named 'dart'; did you mean 'darts'"),
-        (f"{OWN}:Blind", {}, "has no method architecture"),
+        (f"{OWN}:Blind", {}, "leaves nothing to search"),
         ("bignas", {"retrain": True}, "is for methods of differentiable search"),
         ("bignas", {"cost_weight": 1.0}, "a cost weight is for methods of differentiable search"),
         ("darts", {"cost_weight": -1.0}, "the cost weight is -1: give a number from 0"),

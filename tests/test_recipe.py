@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,12 @@ def test_the_learning_rate_falls_in_stairs_and_scales_with_the_batch() -> None:
     assert [recipe.learning_rate(step, 100, 1024) for step in (0, 9, 10, 25)] == pytest.approx(
         [0.5, 0.5, 0.5 * 0.97, 0.5 * 0.97**2], rel=1e-12
     )
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("exponential", 0.05), ("cosine", 0.0), ("linear", 0.0)])
+def test_beyond_its_end_a_schedule_stays_where_it_is(schedule: Any, last: float) -> None:
+    recipe = Recipe(optimizer="sgd", lr=1.0, lr_batch=32, schedule=schedule, warmup=0.1)
+    assert [recipe.learning_rate(step, 100, 32) for step in (100, 150)] == [last, last]
 
 
 def test_label_smoothing_of_cross_entropy_is_that_of_torch() -> None:

@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from sartor import recipes
 from sartor.cli import main, supernets
 from sartor.recipes import supernet as recipe
+from sartor.recipes.job import Job
+from sartor.recipes.training import PortableError, train
 from sartor.run import Run
+from sartor.supernet import recalibrate_batchnorm
 from sartor.task import load_task
 
 HERE = Path(__file__).parent
@@ -83,6 +90,34 @@ def test_what_is_not_said_again_is_as_it_was(trained: Path) -> None:
     assert record["seed"] == 3 and record["effort"]["updates"] == 4
 
 
+def test_all_processes_say_why_there_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken() -> Run:
+        raise FileExistsError("x holds a run")
+
+    sent: list[bytes] = []
+
+    def from_first(data: bytes) -> bytes:
+        sent.append(data)
+        return data
+
+    monkeypatch.setattr("sartor.distributed.from_first", from_first)
+    with pytest.raises(FileExistsError, match="x holds a run"):
+        recipe._of_all(taken)
+    monkeypatch.setattr("sartor.distributed.is_first", lambda: False)
+    monkeypatch.setattr("sartor.distributed.from_first", lambda data: sent[0])
+    with pytest.raises(ValueError, match="the first process has no run: x holds a run"):
+        recipe._of_all(taken)
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_that_find_a_run_end_and_say_so(trained: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sartor"]
+    command += ["train", SPACE, "digits", "--steps", "4", "--out", str(trained)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True)
+    assert done.returncode and f"sartor: {trained} holds a run: continue it with --resume" in done.stderr
+
+
 def test_a_search_is_not_continued_as_a_training(tmp_path: Path) -> None:
     given: dict[str, Any] = {"target": COUNTING, "space": SPACE, "steps": 2, "trials": 3, "baselines": False}
     recipes.search_for_device("digits", out=tmp_path / "run", budget_s=None, **given).close()
@@ -134,6 +169,36 @@ def test_what_holds_no_shared_weights_is_not_specialised(
     (folder / "run.json").write_text(json.dumps(record(json.loads((trained / "run.json").read_text()))))
     assert message in told(["specialise", str(folder), "--target", COUNTING, "--latency", "1ms"], capsys)
     assert not (tmp_path / "other-specialised").exists()
+
+
+def test_statistics_never_see_evaluation_data(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = load_task("digits", seed=3), set[bytes]()
+
+    def recalibrate(network: nn.Module, inputs: Iterable[Tensor]) -> None:
+        batches = list(inputs)
+        seen.update(image.contiguous().numpy().tobytes() for batch in batches for image in batch)
+        recalibrate_batchnorm(network, batches)
+
+    monkeypatch.setattr("sartor.evaluation.recalibrate_batchnorm", recalibrate)
+    with Run.open(trained) as run:
+        job = Job(run, task, (), print)
+        shared = train(job)
+        recipe._reached(job, shared.serving)
+        PortableError(job, shared)(job.smallest())
+    assert seen and seen <= {image.numpy().tobytes() for batch, _ in task.train.batches(256) for image in batch}
+
+
+def test_single_networks_of_trained_ensembles_are_specialised(tmp_path: Path) -> None:
+    recipes.train_supernet("digits", space=SPACE, method="neas", out=tmp_path / "net", steps=4).close()
+    with recipes.specialise(tmp_path / "net", target=COUNTING, latencies_ms=[1.0], trials=4) as run:
+        (verdict,) = json.loads((run.path / "specialised.json").read_text())["verdicts"]
+        assert verdict["met"] and (run.path / "pareto" / verdict["id"]).is_dir()
+
+
+def test_a_specialisation_does_not_replace_its_supernet(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["specialise", str(trained), "--target", COUNTING, "--latency", "1ms", "--out", str(trained)]
+    assert "name another folder" in told([*arguments, "--force"], capsys)
+    assert Run.open(trained, lock=False).load_checkpoint() is not None
 
 
 def test_limits_that_nobody_meets_are_told_before_the_search(

@@ -197,7 +197,7 @@ def _placed(kept: _Kept) -> Iterator[None]:
     except RuntimeError as error:
         if is_loss(error):
             again = (
-                f"; the checkpoint of step {kept.saved} is kept, and the same command continues" if kept.keeps else ""
+                f"; the checkpoint of step {kept.saved} is kept, from which a resume continues" if kept.keeps else ""
             )
             error.add_note(f"{kept.stage} had done {kept.done} steps{again}")
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -342,6 +342,19 @@ def test_one_network_has_the_weights_of_a_member_and_an_ensemble_those_of_all() 
     with torch.no_grad():
         torch.testing.assert_close(at_resolution(alone, x), at_resolution(twice, x))
     assert sum(p.numel() for p in alone.parameters()) < sum(p.numel() for p in twice.parameters())
+
+
+def test_what_is_dropped_follows_from_the_mean_over_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def average(scalars: Mapping[str, float]) -> dict[str, float]:
+        return dict.fromkeys(scalars, 2.5)
+
+    monkeypatch.setattr("sartor.oneshot.neas.distributed.average", average)
+    taught = learner()
+    scalars = taught.step(toy_batch(0))
+    assert scalars["loss"] == scalars["diversity"] == 2.5
+    rows = torch.cat([*taught.statistics.sums.values()])
+    torch.testing.assert_close(rows[:, 1], 2.5 * rows[:, 0])
+    torch.testing.assert_close(rows[:, 3], 2.5 * rows[:, 2])
 
 
 def test_every_member_counts_as_a_pass() -> None:

@@ -17,7 +17,7 @@ from sartor.architecture import Architecture
 from sartor.checkpoint import flatten, unflatten
 from sartor.choice import Choice
 from sartor.nn import resized
-from sartor.oneshot import Recipe
+from sartor.oneshot import Means, Recipe
 from sartor.oneshot.once_for_all import RECIPE, OnceForAll
 from sartor.oneshot.once_for_all_stages import STAGES, Stage, phases, role
 from sartor.permutation import channel_groups, importance
@@ -205,6 +205,9 @@ def test_the_effort_counts_what_the_teacher_sees() -> None:
     assert ofa.effort == (2 * (1 + 1 + 2 + 2 + 4 + 4), 10 + 2 * 2, 12)  # twice, channels were sorted
     assert ofa.passes_per_step == 28 / 12
     assert OnceForAll(ToyNet(), ofa.space, steps=590, batch_size=16).passes_per_step == pytest.approx(1170 / 590)
+    parts = learner(means=Means(accumulate=2))
+    trained(parts, 0, 12)
+    assert parts.effort == ofa.effort
     alone = learner(kd_ratio=0.0, sort=False)
     assert all(one["distillation"] == 0.0 for one in trained(alone, 0, 12)) and alone.effort.looks == 0
 

@@ -123,6 +123,16 @@ def test_means_are_of_pairs_within_an_epoch_and_old_values_are_kept() -> None:
     assert one.means.tolist() == [1.0, 5.0, -1.0]
 
 
+def test_norms_that_are_not_finite_are_passed_over() -> None:
+    one = Importance(3)
+    for worst in (math.inf, math.nan):
+        one.note(torch.tensor([0, 1, 1]), torch.tensor([2.0, 3.0, worst]))
+    assert one.means.tolist() == [2.0, 3.0, -1.0]
+    one.note(torch.tensor([2]), torch.tensor([math.inf]))
+    one.refresh(1.0)
+    assert one.chances.tolist() == pytest.approx([2 / 7.5, 3 / 7.5, 2.5 / 7.5])
+
+
 def test_the_first_epoch_is_exactly_uniform_and_tau_rises_to_one() -> None:
     one, taus = learner(steps=40, epoch_steps=10), []
     for step in range(40):

@@ -211,6 +211,9 @@ def test_what_it_cannot_do_is_refused() -> None:
         learner(interval=0)
     with pytest.raises(ValueError, match="are shares"):
         learner(floor=1.5)
+    net = ToyNet()
+    with pytest.raises(ValueError, match="knows no constraint"):
+        ShiftNAS(net, SearchSpace(search_space(net).choices, constraint=bool), steps=1, batch_size=1)
     one = learner(cost=lambda arch: -1.0)
     with pytest.raises(ValueError, match="costs above 0"):
         one.bins((1, 8, 8))

@@ -20,7 +20,7 @@ from sartor.oneshot._gradients import owned_weights
 from sartor.oneshot._training import Training
 from sartor.oneshot.few_shot import FewShot
 from sartor.oneshot.gm_nas import GMNAS
-from sartor.oneshot.splitting import Branches, gradient_distances, minimum_cut, part, splittable
+from sartor.oneshot.splitting import Branches, _distances, gradient_distances, minimum_cut, part, splittable
 from sartor.space import NothingFound, SearchSpace
 from sartor.supernet import activated, search_space
 from toy_operations import Mixed
@@ -149,6 +149,11 @@ def test_a_copy_of_an_operation_is_at_no_distance_and_in_the_same_group() -> Non
         assert matrix[one, two] == pytest.approx(0.0, abs=1e-5) and matrix.max() > 1e-3
         groups = minimum_cut(matrix)[:2]
         assert any(one in group and two in group for group in groups)
+
+
+def test_a_gradient_that_overflows_says_nothing_of_distances() -> None:
+    matrix = _distances(torch.tensor([[1.0, 0.0], [torch.inf, 1.0], [0.0, 1.0]]))
+    assert matrix.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 
 def test_the_minimum_cut_is_balanced_and_the_best_of_all() -> None:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from sartor.architecture import Architecture
 from sartor.oneshot import Means, Recipe
 from sartor.oneshot._training import Effort, Training, draws
+from sartor.oneshot.once_for_all import OnceForAll
+from sartor.oneshot.pa_da import PADA
+from sartor.oneshot.shiftnas import ShiftNAS
+from sartor.oneshot.slimmable import Slimmable
 from sartor.supernet import search_space
 from toy_group_net import GroupNet
 from toy_supernet import ToyNet, toy_batch
@@ -207,6 +211,14 @@ def test_images_and_weights_are_channels_last_and_values_unchanged() -> None:
 def test_draws_are_a_function_of_seed_and_step() -> None:
     assert draws(1, 2).random() == draws(1, 2).random()
     assert len({draws(seed, step).random() for seed in range(5) for step in range(5)}) == 25
+
+
+@pytest.mark.parametrize("kind", [OnceForAll, PADA, ShiftNAS, Slimmable])
+def test_methods_that_need_whole_weights_refuse_divided_ones(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sartor.distributed.is_sharded", lambda tensor: True)
+    net = ToyNet()
+    with pytest.raises(ValueError, match="divided among workers: do not shard the network"):
+        kind(net, search_space(net), steps=1, batch_size=8)
 
 
 def test_a_negative_length_is_refused() -> None:

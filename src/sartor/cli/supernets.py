@@ -58,9 +58,11 @@ def train(
     names.check_train(method)
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
     say = commands.progress() if first else None
-    if say and commands.may_write(out, resume=resume, force=force):
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # of several processes the first makes the folder, and tells all
+        commands.may_write(out, resume=resume, force=force)
+    if resume and commands.is_run(out):
         check_same(out, context)
-        if warning := unused_budget(out, context):
+        if say and (warning := unused_budget(out, context)):
             say(warning)
     from sartor import recipes
 

@@ -31,7 +31,8 @@ from sartor.choice import Size
 from sartor.nn import Conv2d, Linear
 from sartor.nn.routed import Encoding, Routing, route
 from sartor.oneshot._recipe import Loss, Recipe
-from sartor.oneshot._training import Effort, Means, Training, draws
+from sartor.oneshot._sandwich import sandwich_gradients
+from sartor.oneshot._training import Effort, Means, Training, draws, refuse_divided
 from sartor.oneshot.divergences import kl
 from sartor.oneshot.sampling import sandwich
 from sartor.space import SearchSpace
@@ -61,7 +62,7 @@ class MixtureOfSupernets:
         recipe: optimiser, learning rate and regularisation, of routers too. means: precision, and parts of a batch.
         seed: decides routers, noise and the random sub-networks, each step's for itself.
 
-    Raises ValueError as `route`, and where there is nothing to route.
+    Raises ValueError as `route`, where there is nothing to route, and for weights divided among workers.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class MixtureOfSupernets:
         means: Means = Means(),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> None:
+        refuse_divided(net, "Mixture-of-Supernets copies whole weights")
         self.net, self.space, self.loss, self.seed = net, space, loss, seed
         self.n_random, self.label_share = n_random, label_share
         names = routable(net) if layers is None else list(layers)
@@ -104,20 +106,10 @@ class MixtureOfSupernets:
         Returns the largest sub-network's loss, the others' mean divergence from it, and the learning rate.
         """
         largest, *others = sandwich(self.space, draws(self.seed, self.training.done), self.n_random)
-        sums = torch.zeros(2)
-        for images, labels in self.training.parts(batch):
-            teacher = self.training.logits(largest, images)
-            loss = self.training.recipe.smoothed(self.loss, teacher, labels)
-            self.training.backward(loss)
-            total = torch.zeros(())
-            for arch in others:
-                logits = self.training.logits(arch, images, regularise=False)
-                soft, hard = kl(logits, teacher), self.loss(logits, labels)
-                self.training.backward((1.0 - self.label_share) * soft + self.label_share * hard)
-                total = total + soft.detach().cpu()
-            sums += torch.stack([loss.detach().cpu(), total / len(others)])
-        found, distillation = (sums / self.training.means.accumulate).tolist()
-        return {"loss": found, "distillation": distillation, "learning_rate": self.training.update()}
+        loss, distillation = sandwich_gradients(
+            self.training, self.loss, largest, others, batch, kl, label_share=self.label_share
+        )
+        return {"loss": loss, "distillation": distillation, "learning_rate": self.training.update()}
 
     @property
     def effort(self) -> Effort:

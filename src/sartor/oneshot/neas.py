@@ -36,11 +36,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sartor import distributed
 from sartor.architecture import Architecture, Option
 from sartor.oneshot._ensemble import Ensemble, JoinedNetwork, ensemble
 from sartor.oneshot._ensemble_encoding import APART, Encoding
 from sartor.oneshot._recipe import Loss, Recipe
-from sartor.oneshot._training import Effort, Means, Training, draws
+from sartor.oneshot._training import Effort, Means, Training, draws, refuse_divided
 from sartor.oneshot.neas_shrinking import Statistics, diversity, without_lowest
 from sartor.oneshot.sampling import uniform
 from sartor.space import SearchSpace
@@ -68,8 +69,8 @@ class NEAS:
         diversity_weight: of the diversity in an option's score; 0 judges by the loss alone, 0.25 by both, see
             `neas_shrinking`.
 
-    Raises ValueError for a supernet that is not sequential, for a negative number of shrinks, and for a share
-    outside of 0 to 1.
+    Raises ValueError for a supernet that is not sequential, for a negative number of shrinks, for a share outside of
+    0 to 1, and for weights divided among workers.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class NEAS:
     ) -> None:
         if shrinks < 0 or not 0 <= dropped <= 1:
             raise ValueError(f"shrinks={shrinks}, dropped={dropped}: give 0 or more, and a share from 0 to 1")
+        refuse_divided(net, "NEAS runs whole weights in several heads")
         self.net = net if isinstance(net, Ensemble) else ensemble(net, members)
         self.whole = replace(self.net.encoding, space=space)
         self.loss, self.seed = loss, seed
@@ -128,7 +130,10 @@ class NEAS:
         smoothed = self.training.recipe.smoothed
         losses = torch.stack([smoothed(self.loss, member, labels) for member in logits.unbind(1)])
         self.training.backward(losses.sum())
-        values, divergence = losses.detach().tolist(), float(diversity(logits.detach()))
+        # Over the workers, who must drop the same options.
+        measured = {str(member): value for member, value in enumerate(losses.detach().tolist())}
+        measured = distributed.average({"diversity": float(diversity(logits.detach())), **measured})
+        divergence, *values = measured.values()
         apart = arch[APART]
         assert isinstance(apart, int)
         self.statistics.add(self.encoding.networks(arch), apart, values, divergence)

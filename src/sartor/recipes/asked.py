@@ -66,8 +66,13 @@ def load_targets(texts: str | Sequence[str], *, threads: int) -> tuple[Target, .
     return targets
 
 
-def check_weights(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `folder` is a run with trained weights for the space, image and classes of `record`."""
+def check_weights(folder: Path, record: Mapping[str, Any], out: Path) -> None:
+    """Raise ValueError unless `folder` is a run with trained weights for the space, image and classes of `record`.
+
+    out: where the new run is written, which must be another folder: it would replace the weights.
+    """
+    if out.resolve() == folder.resolve():
+        raise ValueError(f"{out} holds the weights that are asked for: name another folder for what is made of them")
     run = Run.open(folder, lock=False)
     if "train" not in run.stages:
         raise ValueError(f"{folder} has no trained weights yet: `sartor resume {folder}` finishes it")

@@ -140,7 +140,7 @@ def search_for_device(
     if trial_timeout_s is not None:
         _check_portable(task)
     if weights is not None:
-        check_weights(Path(weights), record)
+        check_weights(Path(weights), record, Path(out))
     if costs is not None and not Path(costs).is_file():
         raise FileNotFoundError(f"{costs}: no such file; `sartor profile` writes one")
     run = Run.create(out, record, force=force)

@@ -130,10 +130,21 @@ def distributed_world() -> int:
 
 
 def _of_all(made: Callable[[], Run]) -> Run:
-    """The run folder, held by the first process; the others have its record to read."""
-    run = made() if distributed.is_first() else None
-    known = {"path": str(run.path), "record": run.record} if run else {}
+    """The run folder, held by the first process; the others have its record to read, or learn why there is none."""
+    run: Run | None = None
+    failed: Exception | None = None
+    known: dict[str, Any] = {}
+    try:
+        if distributed.is_first():
+            run = made()
+            known = {"path": str(run.path), "record": run.record}
+    except (OSError, ValueError) as error:
+        failed, known = error, {"error": str(error)}
     told = json.loads(distributed.from_first(json.dumps(known).encode()))
+    if failed is not None:
+        raise failed
+    if "error" in told:
+        raise ValueError(f"the first process has no run: {told['error']}")
     return run or Run(Path(told["path"]), told["record"], None)
 
 
@@ -174,7 +185,7 @@ def _write(job: Job, changes: Mapping[str, Any]) -> None:
 
 
 def _check_fits(job: Job, planned: Mapping[str, Any]) -> None:
-    """Tell, before anything is trained, when the memory is short.
+    """Tell, before anything is trained, when the memory is short; what a learner holds beside `net` is not counted.
 
     Raises ValueError where it does not suffice, where the method does not fit the space, and for a batch that does not
     divide.
@@ -184,7 +195,9 @@ def _check_fits(job: Job, planned: Mapping[str, Any]) -> None:
         among = f"{workers} process{'es' if workers > 1 else ''}, in {parts} part{'s' if parts > 1 else ''} each"
         raise ValueError(f"a batch of {size} does not divide among {among}: give a multiple of {workers * parts}")
     learner = supernet_learner(job, steps=planned["steps"], batch_size=size, alone=True)
-    recipe = RECIPE  # the paper's own may keep one moment less; of networks beside `net`, as after a split, nothing
+    if job.arguments.get("shard"):  # not every method takes divided weights
+        supernet_learner(job, steps=planned["steps"], batch_size=size)
+    recipe = RECIPE  # the paper's own may keep one moment less
     need = training_memory(
         learner.net, job.largest(), job.task.example, batch_size=size, recipe=recipe,
         means=job.means, workers=workers, sharded=bool(job.arguments.get("shard")),
@@ -196,7 +209,7 @@ def _check_fits(job: Job, planned: Mapping[str, Any]) -> None:
 def _evaluate(job: Job, shared: Shared) -> None:
     with job.run.stage("evaluate"):
         reached = _reached(job, shared.serving)
-    job.run.update({"reached": reached})
+        job.run.update({"reached": reached})
     told = ", ".join(f"{name} {100 * one['validation']:.2f} %" for name, one in reached.items())
     job.say(f"validation {job.task.metric_name} with the shared weights: {told}")
 
