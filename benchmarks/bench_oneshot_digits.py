@@ -24,7 +24,7 @@ from oneshot_common import Comparison, digits, spread, summary
 Row = Mapping[str, str | float | int | None]
 
 METHODS = (
-    "spos", "fairnas", "slimmable", "universally_slimmable", "once_for_all", "bignas", "attentivenas", "alphanet",
+    "spos", "fairnas", "slimmable", "universally_slimmable", "ofa", "bignas", "attentivenas", "alphanet",
     "shiftnas", "pa_da", "few_shot", "gm_nas", "netadaptv2", "mixture_of_supernets",
 )  # fmt: skip
 VARIANTS: Mapping[str, tuple[str, Mapping[str, float]]] = {

@@ -39,7 +39,7 @@ def test_ones_own_class(tmp_path: Path) -> None:
     ("family", "name", "told"),
     [
         ("strategies", "nsga3", "did you mean 'nsga2'"),
-        ("methods", "ofa", "did you mean 'once_for_all'"),
+        ("methods", "bignass", "did you mean 'bignas'"),
         ("strategies", "_operators", "no strategy is named"),
         ("strategies", "../strategies/nsga2", "no strategy is named"),
         ("spaces", "", "no space is named ''"),

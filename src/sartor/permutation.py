@@ -11,7 +11,7 @@ full network stays. Sizes are the same where they have the same value under ever
 given.
 
 What cannot be permuted has a reason in `Channels.fault`. Two things are not seen: a module of the user's own that mixes
-channels by their place (a shuffle), and tensors that it adds to an elastic layer. `OnceForAll` therefore compares the
+channels by their place (a shuffle), and tensors that it adds to an elastic layer. `OFA` therefore compares the
 outputs before and after.
 """
 

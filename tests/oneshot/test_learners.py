@@ -19,8 +19,8 @@ from sartor.oneshot.gm_nas import GMNAS
 from sartor.oneshot.mixture_of_supernets import MixtureOfSupernets
 from sartor.oneshot.neas import NEAS
 from sartor.oneshot.netadaptv2 import NetAdaptV2
-from sartor.oneshot.once_for_all import OnceForAll
-from sartor.oneshot.once_for_all_stages import STAGES
+from sartor.oneshot.ofa import OFA
+from sartor.oneshot.ofa_stages import STAGES
 from sartor.oneshot.pa_da import PADA
 from sartor.oneshot.slimmable import Slimmable
 from sartor.oneshot.spos import SPOS
@@ -45,12 +45,12 @@ def supervised() -> Learner:
     return Supervised(extract(net, search_space(net).largest()), steps=20, batch_size=32, recipe=RECIPE)
 
 
-def once_for_all() -> Learner:
+def ofa() -> Learner:
     """Most of the steps are of the last stage, and every stage begins within the first six."""
     torch.manual_seed(0)
     net = ToyNet(dropout=0.1)
     stages = [replace(stage, epochs=15 if stage is STAGES[-1] else 1, lr=1.0) for stage in STAGES]
-    return OnceForAll(net, search_space(net), steps=20, batch_size=32, recipe=RECIPE, stages=stages)
+    return OFA(net, search_space(net), steps=20, batch_size=32, recipe=RECIPE, stages=stages)
 
 
 def slimmed(kind: Any) -> Callable[[], Learner]:
@@ -91,7 +91,7 @@ def bossnas() -> Learner:
     return BossNAS(net, search_space(net), **given)
 
 
-LEARNERS = {"bignas": bignas, "supervised": supervised, "once_for_all": once_for_all}
+LEARNERS = {"bignas": bignas, "supervised": supervised, "ofa": ofa}
 LEARNERS |= {"slimmable": slimmed(Slimmable), "universally_slimmable": slimmed(UniversallySlimmable)}
 LEARNERS |= {"netadaptv2": single_paths(NetAdaptV2), "mixture_of_supernets": slimmed(MixtureOfSupernets)}
 LEARNERS |= {"spos": single_paths(SPOS), "fairnas": single_paths(FairNAS), "pa_da": single_paths(PADA, epoch_steps=3)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sartor.architecture import Architecture
 from sartor.oneshot import Means, Recipe
 from sartor.oneshot._training import Effort, Training, draws
-from sartor.oneshot.once_for_all import OnceForAll
+from sartor.oneshot.ofa import OFA
 from sartor.oneshot.pa_da import PADA
 from sartor.oneshot.shiftnas import ShiftNAS
 from sartor.oneshot.slimmable import Slimmable
@@ -213,7 +213,7 @@ def test_draws_are_a_function_of_seed_and_step() -> None:
     assert len({draws(seed, step).random() for seed in range(5) for step in range(5)}) == 25
 
 
-@pytest.mark.parametrize("kind", [OnceForAll, PADA, ShiftNAS, Slimmable])
+@pytest.mark.parametrize("kind", [OFA, PADA, ShiftNAS, Slimmable])
 def test_methods_that_need_whole_weights_refuse_divided_ones(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sartor.distributed.is_sharded", lambda tensor: True)
     net = ToyNet()

@@ -32,7 +32,7 @@ Examples:
   sartor search digits --target onnxruntime --target torch --latency 2ms --out runs/both
   sartor search digits --method fbnet --space fbnet --latency 0.2ms --out runs/fbnet
   sartor resume runs/photos --budget +30min
-  sartor train mobilenet digits --method once_for_all --budget 10min --out runs/net
+  sartor train mobilenet digits --method ofa --budget 10min --out runs/net
   sartor specialise runs/net --target torch --target onnxruntime --latency 0.1ms --latency 0.2ms
   sartor profile --target openvino --space mobilenet --out cpu.costs
   sartor bench --space nasbench201 --objective cifar100 --queries 200 --seeds 30 --out runs/scoreboard

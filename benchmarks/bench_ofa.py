@@ -41,8 +41,8 @@ from sartor.objective import Objective
 from sartor.oneshot import Supervised
 from sartor.oneshot._macs import Macs
 from sartor.oneshot._training import Training, draws
-from sartor.oneshot.once_for_all import OnceForAll
-from sartor.oneshot.once_for_all_stages import STAGES
+from sartor.oneshot.ofa import OFA
+from sartor.oneshot.ofa_stages import STAGES
 from sartor.oneshot.sampling import at_width
 from sartor.oneshot.slimmable import Slimmable
 from sartor.oneshot.spos import SPOS
@@ -190,13 +190,13 @@ def _row(proof: str, method: str, what: str, values: Sequence[float], seconds: S
 # ---- progressive shrinking ------------------------------------------------------------------------
 
 
-def shrinking(flat: bool = False, sort: bool = True) -> Callable[..., OnceForAll]:
+def shrinking(flat: bool = False, sort: bool = True) -> Callable[..., OFA]:
     """Return what makes the learner, flat with one learning rate in all stages."""
     chosen = [replace(stage, lr=1.0) for stage in STAGES] if flat else STAGES
-    return partial(OnceForAll, stages=chosen, sort=sort)
+    return partial(OFA, stages=chosen, sort=sort)
 
 
-METHODS: Mapping[str, Callable[..., OnceForAll | SPOS]] = {
+METHODS: Mapping[str, Callable[..., OFA | SPOS]] = {
     "shrinking": shrinking(),
     "shrinking, one learning rate": shrinking(flat=True),
     "the same, unsorted": shrinking(flat=True, sort=False),
@@ -213,7 +213,7 @@ def stages(digits: Digits, shrunk: list[nn.Module]) -> Iterator[Row]:
         for seed in range(digits.seeds):
             net = digits.network(seed)
 
-            def made(steps: int, net: nn.Module = net, seed: int = seed) -> OnceForAll | SPOS:
+            def made(steps: int, net: nn.Module = net, seed: int = seed) -> OFA | SPOS:
                 given = {"steps": steps, "batch_size": BATCH, "recipe": oneshot_common.RECIPE, "seed": seed}
                 return kind(net, digits.space, digits.task.loss, **given)  # noqa: B023 - called in this turn
 

@@ -38,13 +38,13 @@ from sartor.nn.resolution import resize
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws, frozen_statistics, refuse_divided
 from sartor.oneshot.divergences import soft_cross_entropy
-from sartor.oneshot.once_for_all_stages import STAGES, Phase, Stage, phases, role
+from sartor.oneshot.ofa_stages import STAGES, Phase, Stage, phases, role
 from sartor.oneshot.sampling import uniform
 from sartor.permutation import sort_channels
 from sartor.space import SearchSpace
 from sartor.supernet import extract
 
-__all__ = ["RECIPE", "OnceForAll"]
+__all__ = ["OFA", "RECIPE"]
 
 RECIPE = Recipe(
     optimizer="sgd",
@@ -59,7 +59,7 @@ RECIPE = Recipe(
 """The paper's, with the cosine of each stage; warm-ups are those of the stages."""
 
 
-class OnceForAll:
+class OFA:
     """The learner of Once-for-All.
 
     Args:

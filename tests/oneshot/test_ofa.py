@@ -18,8 +18,8 @@ from sartor.checkpoint import flatten, unflatten
 from sartor.choice import Choice
 from sartor.nn import resized
 from sartor.oneshot import Means, Recipe
-from sartor.oneshot.once_for_all import RECIPE, OnceForAll
-from sartor.oneshot.once_for_all_stages import STAGES, Stage, phases, role
+from sartor.oneshot.ofa import OFA, RECIPE
+from sartor.oneshot.ofa_stages import STAGES, Stage, phases, role
 from sartor.permutation import channel_groups, importance
 from sartor.space import SearchSpace
 from sartor.supernet import activated, extract, recalibrate_batchnorm, search_space
@@ -35,19 +35,17 @@ SHORT = tuple(Stage(one.name, 2, one.networks, one.lr, one.warmup, one.admits, o
 """Two steps each, in a training of 12."""
 
 
-def learner(steps: int = 12, **given: Any) -> OnceForAll:
+def learner(steps: int = 12, **given: Any) -> OFA:
     torch.manual_seed(0)
     net = ToyNet(dropout=0.0)
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
     recipe = Recipe(lr=0.3, dropout=0.0)
-    return OnceForAll(
-        net, search_space(net), **{"steps": steps, "batch_size": 16, "recipe": recipe, "stages": SHORT, **given}
-    )
+    return OFA(net, search_space(net), **{"steps": steps, "batch_size": 16, "recipe": recipe, "stages": SHORT, **given})
 
 
-def trained(ofa: OnceForAll, first: int, last: int) -> list[dict[str, float]]:
+def trained(ofa: OFA, first: int, last: int) -> list[dict[str, float]]:
     found = []
     for step in range(first, last):
         torch.manual_seed(step)
@@ -94,7 +92,7 @@ def test_the_schedule_is_the_papers() -> None:
 def test_the_learning_rates_are_the_papers() -> None:
     """2.6 for a batch of 2,048; then, for each GPU of 64 images, 3e-2, 2.5e-3, 7.5e-3, 2.5e-3 and 7.5e-3."""
     net = ToyNet()
-    ofa = OnceForAll(net, search_space(net), steps=5900, batch_size=64)
+    ofa = OFA(net, search_space(net), steps=5900, batch_size=64)
     assert ofa.training.recipe is RECIPE
     peaks = []
     for _, _, first, steps in ofa.phases:
@@ -182,7 +180,7 @@ def test_the_gradient_is_the_sum_of_labels_and_teacher_over_the_sub_networks() -
             torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
-def _at(ofa: OnceForAll, arch: Architecture) -> nn.Module:
+def _at(ofa: OFA, arch: Architecture) -> nn.Module:
     return extract(ofa.net, arch)
 
 
@@ -204,7 +202,7 @@ def test_the_effort_counts_what_the_teacher_sees() -> None:
     trained(ofa, 0, 12)
     assert ofa.effort == (2 * (1 + 1 + 2 + 2 + 4 + 4), 10 + 2 * 2, 12)  # twice, channels were sorted
     assert ofa.passes_per_step == 28 / 12
-    assert OnceForAll(ToyNet(), ofa.space, steps=590, batch_size=16).passes_per_step == pytest.approx(1170 / 590)
+    assert OFA(ToyNet(), ofa.space, steps=590, batch_size=16).passes_per_step == pytest.approx(1170 / 590)
     parts = learner(means=Means(accumulate=2))
     trained(parts, 0, 12)
     assert parts.effort == ofa.effort
@@ -228,7 +226,7 @@ def test_entering_an_expand_stage_changes_no_network_that_was_trained(stage: int
         torch.testing.assert_close(outputs(ofa.net, arch, images), expected, rtol=1e-5, atol=1e-5)
 
 
-def _many(ofa: OnceForAll, stage: int) -> list[Architecture]:
+def _many(ofa: OFA, stage: int) -> list[Architecture]:
     import random
 
     return [ofa.phases[stage].space.sample(random.Random(seed)) for seed in range(8)]
@@ -259,11 +257,11 @@ def test_a_module_that_mixes_channels_by_their_place_is_told() -> None:
     width = Choice([4, 8], name="width")
     layers = [elastic.Conv2d(1, width, 3), nn.ReLU(), Shuffled(), elastic.Conv2d(width, CLASSES, 6)]
     net = nn.Sequential(*layers, nn.Flatten())
-    ofa = OnceForAll(net, search_space(net), steps=10, batch_size=8)
+    ofa = OFA(net, search_space(net), steps=10, batch_size=8)
     with pytest.raises(ValueError, match="one of its modules mixes channels by their place"):
         trained(ofa, 0, 10)
     net[2] = nn.Identity()
-    trained(OnceForAll(net, search_space(net), steps=10, batch_size=8), 0, 10)
+    trained(OFA(net, search_space(net), steps=10, batch_size=8), 0, 10)
 
 
 # ---- resumed, deployed ----------------------------------------------------------------------------
