@@ -126,7 +126,7 @@ STRATEGY = b"class Mine:\n    def ask(self, rng): ...\n"
 WRONG: dict[str, tuple[Make, str]] = {
     # methods
     "unknown method": (asked("--method", "dart"), "no method is named 'dart'; did you mean 'darts'"),
-    "a method that searches nothing": (asked("--method", "supervised"), "searches nothing; those that do: bignas, "),
+    "a method that searches nothing": (asked("--method", "supervised"), "leaves nothing to search; those that do: "),
     "a method of another kind": (with_file("m.py", STRATEGY, asked("--method", "{tmp}/m.py:Mine")), "no method step"),
     "retrained after bignas": (asked("--retrain"), "is for methods of differentiable search"),
     "a cost weight with bignas": (asked("--cost-weight", "2"), "is for methods of differentiable search"),

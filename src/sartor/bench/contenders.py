@@ -20,7 +20,7 @@ from sartor.protocols import Learner
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["ABSENT", "ALL", "CONTENDERS", "Contender", "Scene", "Searching", "check_methods", "contender"]
+__all__ = ["ABSENT", "ALL", "CONTENDERS", "Contender", "Scene", "Searching", "absent", "check_methods", "contender"]
 
 ALL = "all"
 
@@ -129,10 +129,18 @@ ABSENT: Mapping[str, str] = {
     "la_darts": "without a latency it is darts",
     "fbnetv5": "it searches for several tasks at once, and here is one",
     "dass": "it searches for sparse networks, and the table's are dense",
-    "bignas": "it trains a supernet and chooses nothing",
+    "bossnas": "it rates the paths of blocks, and the table's networks are one block",
+    "supertickets": "it prunes one network",
     "supervised": "it trains one network",
 }
 """Methods that take no part, and why."""
+
+
+def absent(name: str) -> str | None:
+    """Return why a built-in method takes no part; None for one that does, or is unknown."""
+    if name in names.built_in("methods") and names.shares_weights(name):
+        return "it trains a supernet and chooses nothing"
+    return ABSENT.get(name)
 
 
 def check_methods(methods: Iterable[str]) -> list[str]:
@@ -144,8 +152,8 @@ def check_methods(methods: Iterable[str]) -> list[str]:
     for name in methods:
         if is_own(name):
             names.check("methods", name)
-        elif name in ABSENT:
-            raise ValueError(f"the method {name!r} takes no part: {ABSENT[name]}")
+        elif (why := absent(name)) is not None:
+            raise ValueError(f"the method {name!r} takes no part: {why}")
         elif name != ALL and name not in CONTENDERS:
             close = difflib.get_close_matches(name, CONTENDERS, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
