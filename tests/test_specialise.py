@@ -215,7 +215,13 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
     recipes.specialise(tmp_path / "divided", target=COUNTING, latencies_ms=[0.02], trials=4).close()
 
 
-@pytest.mark.parametrize("method", [name for name in names.built_in("methods") if names.shares_weights(name)])
+DEAR = ("shiftnas",)  # its generator learns costs before the first step
+SHARING = [name for name in names.built_in("methods") if names.shares_weights(name)]
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in SHARING]
+)
 def test_every_learner_of_shared_weights_is_trained_and_made_again(method: str, tmp_path: Path) -> None:
     task = load_task("digits")
     space = "micro" if method == "gm_nas" else SPACE  # it splits two choices

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,7 +113,7 @@ def _members(family: str, name: str) -> set[str]:
     if is_own(name):
         return {*dir(_own(family, name))}
     path = next(path for path in _files(family) if path.stem == name)
-    found = next(node for node in ast.parse(path.read_bytes()).body if _named(node, _class_of(path, family)))
+    found = next(node for node in _parsed(path).body if _named(node, _class_of(path, family)))
     members = {node.name for node in ast.walk(found) if isinstance(node, ast.FunctionDef)}
     members |= {node.target.id for node in found.body if isinstance(node, ast.AnnAssign) and _is_name(node.target)}
     return members | {node.attr for node in ast.walk(found) if isinstance(node, ast.Attribute)}
@@ -156,7 +157,7 @@ def _files(family: str) -> list[Path]:
 
 
 def _title(path: Path) -> str:
-    return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
+    return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
 
 
 def _class_of(path: Path, family: str) -> str:
@@ -164,7 +165,7 @@ def _class_of(path: Path, family: str) -> str:
     start, needed = path.stem.replace("_", ""), {*FAMILIES[family][1]}
     alike = [
         node
-        for node in ast.parse(path.read_bytes()).body
+        for node in _parsed(path).body
         if isinstance(node, ast.ClassDef)
         and node.name.lower().startswith(start)
         and needed <= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
@@ -178,6 +179,11 @@ def _made_with(node: ast.ClassDef) -> set[str]:
     """Return the names of the arguments that a class is made with."""
     made = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
     return {argument.arg for item in made for argument in (*item.args.args, *item.args.kwonlyargs)}
+
+
+@functools.cache  # to list a family reads each file once
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
 
 
 def _singular(family: str) -> str:

@@ -118,6 +118,7 @@ def trained() -> tuple[Generator, tuple[float, float]]:
     return generator, (low, high)
 
 
+@pytest.mark.slow
 def test_the_generator_meets_costs_that_do_not_add_up_and_not_with_one_network_each() -> None:
     generator, (low, high) = trained()
     targets = torch.linspace(low, high, 200, dtype=torch.float64)
