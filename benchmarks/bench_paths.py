@@ -2,8 +2,9 @@
 
 The space: five layers of identity, 3x3 average pool, 1x1 or 3x3 convolution, 12 channels, noisy digits (see
 `oneshot_common`). Sixty networks trained alone, two seeds each, are the truth; tau is Kendall's, of the losses on
-held-out images. All learners have one recipe. A row of `tau` gives mean and deviation over seeds, and the share of
-seeds in which the method ranks better than SPOS with as many passes. Other rows:
+held-out images. All learners have one recipe. A row of `tau` gives mean and deviation over seeds, the share of seeds in
+which the method ranks better than SPOS with as many passes, and the mean difference to it with its 95 % interval. Other
+rows:
 
 - statistics: tau of SPOS's networks with the batch-norm statistics of the supernet, those of the evaluated batch, and
   re-estimated ones.
@@ -34,6 +35,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.stats import t
 from torch import Tensor, nn
 
 import sartor.nn as elastic
@@ -138,10 +140,12 @@ def rows(quick: bool) -> Iterator[Row]:
     tau = {name: [kendall_tau(one["losses"], truth) for one in several] for name, several in found.items()}
     for name, (_, passes, _) in METHODS.items():
         base = tau["SPOS" if passes == PASSES else "SPOS, long"]
-        ahead = float(np.mean(np.array(tau[name]) > base)) if not name.startswith("SPOS") else None
+        against = None if name.startswith("SPOS") else np.subtract(tau[name], base)
+        ahead = None if against is None else float(np.mean(against > 0))
+        difference = None if against is None or seeds < 2 else _interval(against)
         spent = float(np.mean([one["effort"][0] for one in found[name]]))
         cpu = float(np.mean([one["cpu_s"] for one in found[name]]))
-        yield _row("tau", name, tau[name], passes=spent, ahead=ahead, cpu_s=cpu)
+        yield _row("tau", name, tau[name], passes=spent, ahead=ahead, against=difference, cpu_s=cpu)
     for place in ("inherited", "batch"):
         yield _row("statistics", f"SPOS, {place}", [kendall_tau(one[place], truth) for one in found["SPOS"]])
     yield from _others(comparison, found, seeds, quick)
@@ -321,13 +325,19 @@ def best_of_200(make: Any, seed: int) -> float:
     return max(trial.values["accuracy"] for trial in log if trial.state == "done")
 
 
-def _row(proof: str, what: str, values: list[float], **more: float | None) -> Row:
+def _interval(differences: NDArray[np.float64]) -> str:
+    """Return the mean, and half of its 95 % interval."""
+    half = t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
+    return f"{differences.mean():+.3f} ± {half:.3f}"
+
+
+def _row(proof: str, what: str, values: list[float], **more: str | float | None) -> Row:
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     found: dict[str, str | float | int | None] = {"proof": proof, "of": what, "mean": float(np.mean(values))}
     return {
         **found,
         "deviation": deviation,
         "seeds": len(values),
-        **dict.fromkeys(("passes", "ahead", "cpu_s")),
+        **dict.fromkeys(("passes", "ahead", "against", "cpu_s")),
         **more,
     }
