@@ -218,6 +218,14 @@ def repeat(depth: Choice) -> nn.Module:
     return sequence(elastic.Linear(5, w), elastic.Repeat(*blocks, depth=depth), elastic.Linear(w, 3))
 
 
+def stages() -> nn.Module:
+    """A flat list: one block, two of a searched depth, one that always runs, and two again, which are lists."""
+    w, depths = Choice([2, 4]), (Choice([1, 2], name="first_depth"), Choice([(1,), (0, 1)], name="second_depth"))
+    blocks = [sequence(elastic.Linear(w, w), nn.Tanh()) for _ in range(6)]
+    flat = elastic.Stages(*blocks, stages=[(4, 6, depths[1]), (1, 3, depths[0])])
+    return sequence(elastic.Linear(5, w), flat, elastic.Linear(w, 3))
+
+
 class Node(nn.Module):
     """Three edges, of which one or two are kept; one edge is itself a choice."""
 
@@ -385,6 +393,7 @@ CASES = [
     *both_widths("one-of", one_of, rows),
     LayerCase("repeat", lambda: repeat(Choice([1, 2, 3])), rows),
     LayerCase("repeat-or-none", lambda: repeat(Choice([0, 1, 3])), rows),
+    LayerCase("stages", stages, rows),
     LayerCase("repeat-listed", lambda: repeat(Choice([(2,), (0, 2), (0, 1, 2)])), rows),
     LayerCase("nested", nested, rows),
     LayerCase("inputs", Node, rows),

@@ -182,6 +182,16 @@ def test_one_of_does_not_run_what_has_no_weight() -> None:
         assert block(torch.ones(1)) == 1
 
 
+def test_stages_are_refused_where_they_do_not_fit() -> None:
+    blocks = [nn.Identity() for _ in range(4)]
+    stages = elastic.Stages(*blocks, stages=[(0, 2, Choice([1, 2]))])
+    assert len(stages) == 4 and list(stages) == blocks
+    with pytest.raises(ValueError, match="is no depth of the blocks 2 to 4 of 4"):
+        stages.add_stage(2, 4, Choice([1, 3]))
+    with pytest.raises(ValueError, match="a block between 1 and 3 is in a stage already"):
+        stages.add_stage(1, 3, Choice([1, 2]))
+
+
 def test_repeat_stands_in_for_a_list() -> None:
     blocks = [nn.Identity() for _ in range(4)]
     stack = elastic.Repeat(*blocks, depth=Choice([2, (0, 3), 4]))

@@ -14,9 +14,9 @@ import sartor.nn as elastic
 from contracts.layer_contract import LayerCase
 from elastic_networks import Net
 from layer_cases import CASES
-from sartor.choice import Choice, Size
+from sartor.choice import Choice, Derived, Size
 from sartor.permutation import Channels, channel_groups, importance, permute, sort_channels
-from sartor.sizes import ascending
+from sartor.sizes import ascending, blocks, within
 from sartor.spaces.bypass_chain import BypassChain
 from sartor.spaces.entangled_macro import EntangledMacro
 from sartor.spaces.mobilenet import MobileNet
@@ -81,7 +81,7 @@ def test_the_function_of_the_full_network_stays(case: LayerCase) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_would_leave_its_group_is_refused_with_a_reason(case: LayerCase) -> None:
     faults = {channels.fault for channels in channel_groups(filled(case))} - {None}
-    refused = case.name.startswith((*REFUSED, "attention"))
+    refused = case.name.startswith(REFUSED)
     assert bool(faults) == refused, faults
     assert all("which no channel may leave" in str(fault) for fault in faults)
 
@@ -209,6 +209,35 @@ def test_moments_and_gradients_go_along() -> None:
             optimizer.zero_grad()
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert not torch.allclose(nets[0].stem.weight, nets[1].stem.weight)
+
+
+def test_heads_move_whole() -> None:
+    torch.manual_seed(0)
+    attention = elastic.MultiheadAttention(6, Choice([1, 4], name="heads"), 3, queries_per_head=2)
+    (heads,) = channel_groups(attention)
+    assert heads.extent == 4 and {place.block for place in heads.places} == {3, 6}
+    values = importance(heads)
+    weights = attention.out_proj.weight.detach().abs().sum(0).view(4, 6).sum(1)
+    torch.testing.assert_close(values, weights)
+    keys = attention.k_proj.weight.detach().clone().view(4, 3, 6)
+    sort_channels(attention)
+    assert torch.equal(attention.k_proj.weight.view(4, 3, 6), keys[values.argsort(descending=True)])
+
+
+def test_heads_that_one_layer_writes_as_a_product_are_heads_too() -> None:
+    heads = Choice([1, 2])
+    net = nn.Sequential(elastic.Linear(1, Derived(blocks, heads, 3)), elastic.Linear(heads * 3, 2))
+    (group,) = channel_groups(net)
+    assert [(place.role, place.block) for place in group.places] == [("makes", 3), ("makes", 3), ("reads", 3)]
+
+
+def test_one_choice_for_two_places_keeps_an_order_for_each() -> None:
+    width = Choice([1, 4])
+    net = nn.Sequential()
+    for place in ("a", "b"):
+        own = Derived(partial(within, place), width)
+        net += nn.Sequential(elastic.Linear(2, own), elastic.Linear(own, 2))
+    assert [group.name for group in channel_groups(net)] == ["0", "2"]
 
 
 def test_index_lists_name_channels_and_are_left_alone() -> None:

@@ -10,37 +10,46 @@ full network stays. Sizes are the same where they have the same value under ever
 `width * expand`, written twice, is one size. Concatenated and flattened channels are found in the places they were
 given.
 
+Whole blocks of channels (`sizes.blocks`), as attention heads are, move as one: the channels of the group are then the
+heads, whether a layer has a single entry for each, one block of them, or several blocks behind one another.
+
 What cannot be permuted has a reason in `Channels.fault`. Two things are not seen: a module of the user's own that mixes
-channels by their place (a shuffle), and tensors that it adds to an elastic layer. `OFA` therefore compares the
-outputs before and after.
+channels by their place (a shuffle, or heads whose size was written as a product), and tensors that it adds to an
+elastic layer. `OFA` and `adapt.sort_by_importance` therefore compare the outputs before and after.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-import sartor.nn as elastic
 from sartor.architecture import Option
 from sartor.choice import Choice, Derived, Size
-from sartor.nn.conv import _Conv
-from sartor.nn.norm import _BatchNorm
-from sartor.sizes import concatenate, times
+from sartor.nn.dimensions import Dimension, Identity, Part, dimensions, identity, whole
+from sartor.sizes import blocks, concatenate, times
 from sartor.space import SearchSpace
 from sartor.supernet import named_choices
 
-__all__ = ["Channels", "Place", "channel_groups", "importance", "permute", "sort_channels"]
+__all__ = [
+    "Channels",
+    "Place",
+    "channel_groups",
+    "importance",
+    "order_by",
+    "permute",
+    "sort_channels",
+    "trained_options",
+]
 
-Role = Literal["makes", "follows", "reads", "gates"]
-Key = tuple[object, ...]
+Blocks = Mapping[Identity, tuple[Size, int]]
+"""What sizes of whole blocks are made of: the size that counts the blocks, and the length of one."""
 
 
 class Place(NamedTuple):
@@ -55,7 +64,18 @@ class Place(NamedTuple):
     dim: int
     start: int
     block: int
-    role: Role
+    role: Part
+
+    @property
+    def whole(self) -> Tensor:
+        """The tensor itself, with all options in it."""
+        return whole(self.layer, self.tensor)
+
+    def per_channel(self, values: Tensor, channels: int) -> Tensor:
+        """(channels,) float32 on the CPU: the sum of values, one for each entry of the tensor, that a channel has."""
+        totals = values.transpose(0, self.dim).flatten(1).sum(1, dtype=torch.float32)
+        stretch = totals[self.start : self.start + channels * self.block]
+        return stretch.view(channels, self.block).sum(1).cpu()
 
 
 @dataclass
@@ -77,34 +97,24 @@ class Channels:
         return next((place.path for place in self.places if place.role == "makes"), repr(self.size))
 
 
-class _Axis(NamedTuple):
-    """A dimension of a tensor of a layer, and the size that it follows."""
-
-    path: str
-    layer: nn.Module
-    tensor: str
-    dim: int
-    size: Size
-    role: Role
-    fault: str | None
-
-
 def channel_groups(net: nn.Module) -> list[Channels]:
     """Return the groups of channels that move together, in the order of the layers that make them."""
-    axes = [axis for path, layer in net.named_modules() for axis in _axes(path, layer)]
-    gates = {module.reduce for module in net.modules() if isinstance(module, elastic.SqueezeExcite)}
-    groups = {_key(part): Channels(part) for axis in axes if axis.role == "makes" for part, _ in _parts(axis.size)}
-    for axis in axes:
-        role = "gates" if axis.layer in gates and axis.role == "reads" else axis.role
-        found = _located(axis.size, groups)
-        for group, start, block in found:
-            group.fault = group.fault or axis.fault
-            if axis.tensor:
-                group.places.append(Place(axis.path, axis.layer, axis.tensor, axis.dim, start, block, role))
-        if not found:
-            _refuse(groups, axis)
+    found = [one for path, layer in net.named_modules() for one in dimensions(path, layer)]
+    wholes = _blocks(found)
+    groups: dict[Identity, Channels] = {}
+    for one in found:
+        for part, _ in _parts(one.size) if one.part == "makes" else ():
+            units, _ = _units(part, wholes)
+            groups.setdefault(identity(units), Channels(units))
+    for one in found:
+        located = _located(one.size, groups, wholes)
+        for group, start, block in located:
+            group.fault = group.fault or one.fault
+            if one.tensor:
+                group.places.append(Place(one.path, one.layer, one.tensor, one.dim, start, block, one.part))
+        if not located:
+            _refuse(groups, one)
     _refuse_shared(net, groups)
-    _refuse_heads(net, groups)
     return list(groups.values())
 
 
@@ -119,7 +129,7 @@ def permute(channels: Channels, order: Tensor, optimizer: torch.optim.Optimizer 
         raise ValueError(f"order is no permutation of the {channels.extent} channels of {channels.name}")
     moved = set()
     for place in channels.places:
-        tensor = getattr(place.layer, place.tensor)
+        tensor = place.whole
         if (id(tensor), place.dim, place.start) not in moved:  # tied layers hold one tensor
             moved.add((id(tensor), place.dim, place.start))
             for one in _with_moments(tensor, optimizer):
@@ -131,13 +141,27 @@ def importance(channels: Channels) -> Tensor:
 
     What reads channels only to compute gates of the same channels (squeeze-and-excitation) does not count.
     """
-    total = torch.zeros(channels.extent)
+    total = torch.zeros(channels.extent, device="cpu")
     for place in channels.places:
         if place.role == "reads":
-            weight = getattr(place.layer, place.tensor).detach().abs().transpose(0, place.dim).flatten(1).sum(1)
-            kept = weight[place.start : place.start + channels.extent * place.block]
-            total += kept.view(channels.extent, place.block).sum(1).float().cpu()
+            total += place.per_channel(place.whole.detach().abs(), channels.extent)
     return total
+
+
+def order_by(
+    channels: Channels, values: Tensor, trained: Mapping[Choice, Sequence[Option]] | None = None
+) -> Tensor | None:
+    """Return (extent,) the order of falling values; None for channels that cannot be sorted.
+
+    These are channels with a fault, and sizes with index lists, as these name channels.
+    values: (extent,) trained: options that weights were trained with. Channels stay within the bands between the
+        widths that these give.
+    """
+    bounds = _bounds(channels.size, trained or {})
+    if channels.fault or bounds is None:
+        return None
+    bands = [values[a:b].sort(descending=True, stable=True).indices + a for a, b in itertools.pairwise(bounds)]
+    return torch.cat(bands)
 
 
 def sort_channels(
@@ -151,17 +175,20 @@ def sort_channels(
 
     Sizes with index lists are left alone, as these name channels.
     """
-    options = {c: trained.choices.get(name, c.options) for name, c in named_choices(net).items()} if trained else {}
-    sorted_ = []
+    options, sorted_ = trained_options(net, trained), []
     for channels in channel_groups(net):
-        bounds = _bounds(channels.size, options)
-        if channels.fault or bounds is None:
-            continue
-        values = importance(channels)
-        bands = [values[a:b].sort(descending=True, stable=True).indices + a for a, b in itertools.pairwise(bounds)]
-        permute(channels, torch.cat(bands), optimizer)
-        sorted_.append(channels)
+        order = order_by(channels, importance(channels), options)
+        if order is not None:
+            permute(channels, order, optimizer)
+            sorted_.append(channels)
     return sorted_
+
+
+def trained_options(net: nn.Module, trained: SearchSpace | None) -> dict[Choice, Sequence[Option]]:
+    """Return the options of each choice that weights were trained with; none where nothing is said."""
+    if trained is None:
+        return {}
+    return {choice: trained.choices.get(name, choice.options) for name, choice in named_choices(net).items()}
 
 
 def _bounds(size: Size, options: Mapping[Choice, Sequence[Option]]) -> list[int] | None:
@@ -171,86 +198,6 @@ def _bounds(size: Size, options: Mapping[Choice, Sequence[Option]]) -> list[int]
     given = [options.get(root, ()) for root in size.roots]
     values = [size.evaluate(dict(zip(size.roots, one, strict=True)).__getitem__) for one in itertools.product(*given)]
     return sorted({0, size.extent, *(value for value in values if isinstance(value, int))})
-
-
-def _axes(path: str, layer: nn.Module) -> Iterator[_Axis]:
-    """Yield which dimensions of a layer's tensors follow which sizes."""
-    fault = _fault(layer)
-    for tensor, dim, size, role in _dimensions(layer):
-        if isinstance(size, Size):
-            yield _Axis(path, layer, tensor, dim, size, role, f"{path} {fault}" if fault else None)
-
-
-def _dimensions(layer: nn.Module) -> Iterator[tuple[str, int, object, Role]]:
-    if isinstance(layer, _Conv):
-        yield from _of_convolution(layer)
-    elif isinstance(layer, elastic.Linear):
-        yield from _present(layer, (("weight", 0), ("bias", 0)), layer.out_features, "makes")
-        yield "weight", 1, layer.in_features, "reads"
-    elif isinstance(layer, elastic.Embedding):
-        yield "weight", 1, layer.embedding_dim, "makes"
-    elif isinstance(layer, _BatchNorm):
-        tensors = [(name, 0) for name in ("weight", "bias", "running_mean", "running_var")]
-        yield from _present(layer, tensors, layer.num_features, "follows")
-    elif isinstance(layer, elastic.LayerNorm | elastic.RMSNorm | elastic.GroupNorm):
-        size = layer.num_channels if isinstance(layer, elastic.GroupNorm) else layer.normalized_shape
-        yield from _present(layer, (("weight", 0), ("bias", 0)), size, "follows")
-        if getattr(layer, "weight", None) is None:  # nothing to permute, but it mixes channels
-            yield "", 0, size, "follows"
-    elif isinstance(layer, elastic.Elastic):
-        for value in vars(layer).values():
-            yield "", 0, value, "follows"
-
-
-def _of_convolution(layer: _Conv) -> Iterator[tuple[str, int, object, Role]]:
-    transposed = isinstance(layer, elastic.ConvTranspose2d)
-    if _is_depthwise(layer):
-        yield from _present(layer, (("weight", 0), ("bias", 0)), layer.out_channels, "follows")
-        return
-    yield "weight", int(transposed), layer.out_channels, "makes"
-    yield from _present(layer, (("bias", 0),), layer.out_channels, "makes")
-    yield "weight", int(not transposed), layer.in_channels, "reads"
-
-
-def _is_depthwise(layer: _Conv) -> bool:
-    return isinstance(layer.groups, Size) and layer._elastic_inputs == 1 == layer._elastic_outputs
-
-
-def _present(
-    layer: nn.Module, tensors: Sequence[tuple[str, int]], size: object, role: Role
-) -> Iterator[tuple[str, int, object, Role]]:
-    for name, dim in tensors:
-        if getattr(layer, name, None) is not None:
-            yield name, dim, size, role
-
-
-def _fault(layer: nn.Module) -> str | None:
-    """Return why the channels of a layer cannot be permuted, if so."""
-    if parametrize.is_parametrized(layer):
-        return "is parametrized: bake it first"
-    if isinstance(layer, _Conv):
-        grouped = not _is_depthwise(layer) and (isinstance(layer.groups, Size) or layer.groups != 1)
-        return "has groups, which no channel may leave" if grouped else None
-    if isinstance(layer, elastic.GroupNorm):
-        alone = layer.num_groups == 1 or _key_of(layer.num_groups) == _key_of(layer.num_channels)
-        return None if alone else "normalises groups, which no channel may leave"
-    known = elastic.Linear | elastic.Embedding | elastic.LayerNorm | elastic.RMSNorm | _BatchNorm
-    if isinstance(layer, elastic.Elastic) and not isinstance(layer, known):
-        return f"is a {type(layer).__name__}, of whose tensors nothing is known"
-    return None
-
-
-def _key_of(size: object) -> object:
-    return _key(size) if isinstance(size, Size) else size
-
-
-def _key(size: Size) -> Key:
-    """Return what a size is: its value under every combination of its choices."""
-    roots = tuple(sorted(size.roots, key=id))
-    if isinstance(size, Choice):
-        return (*roots, size.options)
-    combinations = itertools.product(*(root.options for root in roots))
-    return (*roots, tuple(size.evaluate(dict(zip(roots, one, strict=True)).__getitem__) for one in combinations))
 
 
 def _parts(size: Size) -> Iterator[tuple[Size, int]]:
@@ -264,52 +211,65 @@ def _parts(size: Size) -> Iterator[tuple[Size, int]]:
             yield part, start + offset
 
 
-def _located(size: Size, groups: Mapping[Key, Channels]) -> list[tuple[Channels, int, int]]:
+def _blocks(found: Iterable[Dimension]) -> Blocks:
+    """Return the sizes of whole blocks: a size that one layer has in blocks, another has in blocks too."""
+    known: dict[Identity, tuple[Size, int]] = {}
+    for one in found:
+        for part, _ in _parts(one.size):
+            if isinstance(part, Derived) and part.fn is blocks:
+                units, length = part.parents
+                if isinstance(units, Size) and isinstance(length, int) and length > 1:
+                    known[identity(part)] = units, length
+    return known
+
+
+def _units(size: Size, wholes: Blocks) -> tuple[Size, int]:
+    """Return the size whose units move, and how many entries each has."""
+    block = 1
+    while (inner := wholes.get(identity(size))) is not None:
+        size, block = inner[0], block * inner[1]
+    return size, block
+
+
+def _located(size: Size, groups: Mapping[Identity, Channels], wholes: Blocks) -> list[tuple[Channels, int, int]]:
     """Return the groups a size selects from, where each begins, and how many entries a channel has.
 
     A multiple of a width that nothing makes is a width whose channels were flattened. Nothing, if any part is unknown.
     """
     found = []
     for part, start in _parts(size):
-        block = 1
-        while _key(part) not in groups:
+        part, block = _units(part, wholes)
+        while identity(part) not in groups:
             parents = part.parents if isinstance(part, Derived) and part.fn is times else ()
             inner = [parent for parent in parents if isinstance(parent, Size)]
             factor = next((parent for parent in parents if isinstance(parent, int)), None)
             if len(inner) != 1 or factor is None:
                 return []
-            part, block = inner[0], block * factor
-        found.append((groups[_key(part)], start, block))
+            part, each = _units(inner[0], wholes)
+            block *= factor * each
+        found.append((groups[identity(part)], start, block))
     return found
 
 
-def _refuse(groups: Mapping[Key, Channels], axis: _Axis) -> None:
+def _refuse(groups: Mapping[Identity, Channels], one: Dimension) -> None:
     """Refuse what may be read by a size that follows from the same choices in an unknown way."""
     for group in groups.values():
-        if axis.tensor and not set(group.size.roots).isdisjoint(axis.size.roots):
-            group.fault = group.fault or f"{axis.path} reads {axis.size!r}, which nothing makes"
+        if one.tensor and not set(group.size.roots).isdisjoint(one.size.roots):
+            group.fault = group.fault or f"{one.path} reads {one.size!r}, which nothing makes"
 
 
-def _refuse_shared(net: nn.Module, groups: Mapping[Key, Channels]) -> None:
+def _refuse_shared(net: nn.Module, groups: Mapping[Identity, Channels]) -> None:
     """Refuse what holds a tensor that another layer uses in another way."""
     uses = Counter(id(p) for module in net.modules() for p in module._parameters.values() if p is not None)
     claims: dict[tuple[int, int], list[tuple[Channels, Place]]] = defaultdict(list)
     for group in groups.values():
         for place in group.places:
-            claims[id(getattr(place.layer, place.tensor)), place.dim].append((group, place))
+            claims[id(place.whole), place.dim].append((group, place))
     for (tensor, _), claimed in claims.items():
         stretches = {(id(group), place.start, place.block) for group, place in claimed}
         if uses[tensor] > 1 and len(claimed) != uses[tensor] * len(stretches):
             for group, place in claimed:
                 group.fault = group.fault or f"{place.path}.{place.tensor} is shared with a layer of other sizes"
-
-
-def _refuse_heads(net: nn.Module, groups: Mapping[Key, Channels]) -> None:
-    for path, module in net.named_modules():
-        if isinstance(module, elastic.MultiheadAttention):
-            for size in (module.q_proj.out_features, module.k_proj.out_features):
-                for group, _, _ in _located(size, groups) if isinstance(size, Size) else ():
-                    group.fault = group.fault or f"{path} has heads, which no channel may leave"
 
 
 def _with_moments(tensor: Tensor, optimizer: torch.optim.Optimizer | None) -> Iterator[Tensor]:

@@ -118,12 +118,14 @@ class Target(Protocol):
 class Artefact:
     """What is on disk and is measured: the main file at `path`, all `files`, and the (N, C, H, W) input.
 
-    The batch N is part of it: a file measured at another N is another artefact.
+    The batch N is part of it: a file measured at another N is another artefact. `ids_below` is 0 for a float32 input;
+    an input of token ids (N, T), int64, takes all ids from 0 to that number, which is not one of them.
     """
 
     path: Path
     input_shape: tuple[int, ...]
     files: tuple[Path, ...]
+    ids_below: int = 0
 
 
 @dataclass(frozen=True)

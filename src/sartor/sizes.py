@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -11,6 +12,8 @@ from sartor.architecture import Option, same
 
 __all__ = [
     "ascending",
+    "before",
+    "blocks",
     "concatenate",
     "floor_divide",
     "head_of_groups",
@@ -18,6 +21,7 @@ __all__ = [
     "largest_option",
     "position",
     "times",
+    "within",
 ]
 
 
@@ -79,6 +83,21 @@ def times(a: Option, b: Option) -> Option:
     return _whole(a) * _whole(b)
 
 
+def blocks(count: Option, length: int) -> Option:
+    """The entries of whole blocks of a length, as heads are: a product whose blocks never fall apart."""
+    return times(count, length)
+
+
+def within(place: str, value: Option) -> Option:
+    """The value itself, where several places share a choice but each has units of its own, in an order of its own."""
+    return value
+
+
+def before(kept: Option, index: int) -> Option:
+    """How many of the indices that are kept come before one: its place among them, where it is kept itself."""
+    return sum(one < index for one in indices(kept))
+
+
 def floor_divide(a: Option, b: Option) -> Option:
     """A quotient of prefixes, at least 1."""
     return max(1, _whole(a) // _whole(b))
@@ -90,6 +109,7 @@ def _whole(value: Option) -> int:
     return value
 
 
+@functools.lru_cache(maxsize=256)  # equal layers share their lists, which are long: one index for each entry
 def concatenate(extents: tuple[int, ...], *values: Option) -> Option:
     """The indices that values keep of dimensions of these extents, one behind the other."""
     offsets = itertools.accumulate((0, *extents[:-1]))

@@ -17,6 +17,7 @@ from sartor.assignments import Assignment
 from sartor.choice import Choice, Size
 from sartor.nn.elastic import Elastic
 from sartor.nn.resolution import at_resolution
+from sartor.nn.sized import Sized
 from sartor.space import Condition, Gate, SearchSpace
 
 __all__ = ["activated", "extract", "named_choices", "recalibrate_batchnorm", "search_space"]
@@ -90,18 +91,20 @@ def extract(model: nn.Module, architecture: Mapping[str, Option]) -> nn.Module:
     Raises ValueError as `activated` does, and when a choice is soft.
     """
     with activated(model, architecture):
-        for name, choice in _cached_choices(model, ()).items():
+        choices = _cached_choices(model, ())
+        for name, choice in choices.items():
             if choice.soft is not None:
                 raise ValueError(f"choice {name!r} is soft; give it an option in the architecture")
-        return _Extraction(model).network(model)
+        return _Extraction(model, choices.values()).network(model)
 
 
 class _Extraction:
     """One walk from a supernet to its plain network."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, choices: Iterable[Choice]) -> None:
         self.of_supernet = {id(module) for module in model.modules()}
-        self.memo: dict[int, Any] = {}  # id of what was met -> its copy, as in copy.deepcopy
+        # id of what was met -> its copy, as in copy.deepcopy; of a choice, wherever it is held, its value
+        self.memo: dict[int, Any] = {id(choice): choice.value for choice in choices}
         self.copied: list[tuple[nn.Module, nn.Module]] = []  # ordinary modules and their copies
         self.uses: dict[int, list[tuple[nn.Module, nn.Module, str]]] = {}  # parameter -> holders, before and after
 
@@ -112,7 +115,7 @@ class _Extraction:
         for old, new in self.copied:
             self.memo.update({id(size): size.value for _, size in _sizes(old)})
             for name, value in vars(old).items():
-                if name not in _CONTENT and name != _CACHE and type(value) not in _IMMUTABLE:
+                if name in vars(new) and name not in _CONTENT and type(value) not in _IMMUTABLE:
                     empty = type(value) in _COLLECTIONS and not value  # as most of torch's own attributes are
                     vars(new)[name] = type(value)() if empty else copy.deepcopy(value, self.memo)
         self._tie()
@@ -129,7 +132,10 @@ class _Extraction:
             new = self.plain(new)
         else:
             self._register(old, new)
+            self.memo[id(old)] = new
             new._modules.update(self._children(new))
+            if isinstance(old, Sized):  # of a class of its own, with attributes that must not be shared
+                self.copied.append((old, new))
         self.memo[id(old)] = new
         return new
 
@@ -158,28 +164,37 @@ class _Extraction:
     def _tie(self) -> None:
         """Layers that share a parameter share their slice of it, where it is the same one."""
         for users in self.uses.values():
-            made: list[tuple[Tensor, nn.Parameter | None]] = []
+            made: list[tuple[list[Tensor], nn.Parameter | None]] = []
             for old, new, name in users if len(users) > 1 else ():
-                places = _places(old, name)
-                tied = (p for other, p in made if other.shape == places.shape and torch.equal(other, places))
+                places = _places(old, new, name)
+                tied = (p for other, p in made if all(map(torch.equal, other, places)))
                 new._parameters[name] = next(tied, new._parameters[name])
                 made.append((places, new._parameters[name]))
 
 
-def _places(layer: nn.Module, name: str) -> Tensor:
-    """Which entries of its parameter the plain form of a layer holds, as indices into the flattened whole."""
-    parameter = layer._parameters[name]
+def _places(layer: nn.Module, plain: nn.Module, name: str) -> list[Tensor]:
+    """Which entries of its parameter the plain form of a layer holds: the indices along each dimension.
+
+    A table of all entries, which says the same, would be larger than the parameter.
+    """
+    parameter, held = layer._parameters[name], plain._parameters[name]
     assert parameter is not None
-    index = torch.arange(parameter.numel(), device="cpu").view(parameter.shape)
-    if not isinstance(layer, Elastic):
-        return index
-    try:
-        layer._parameters[name] = nn.Parameter(index, requires_grad=False)
-        held = layer.extract()._parameters[name]
-    finally:
-        layer._parameters[name] = parameter
-    assert held is not None
-    return held
+    if held is None or held.shape == parameter.shape or not isinstance(layer, Elastic):
+        return [torch.arange(length, device="cpu") for length in parameter.shape]
+    found = []
+    for dim, length in enumerate(parameter.shape):
+        shape = [-1 if d == dim else 1 for d in range(parameter.dim())]
+        index = torch.arange(length, dtype=torch.int32, device="cpu").view(shape).expand(parameter.shape)
+        try:
+            layer._parameters[name] = nn.Parameter(index, requires_grad=False)
+            slices = layer.extract()._parameters[name]
+        finally:
+            layer._parameters[name] = parameter
+        assert slices is not None
+        along = tuple(slice(None) if d == dim else 0 for d in range(slices.dim()))
+        found.append(slices.detach()[along].to(torch.int64, copy=True))
+        del slices  # as large as the slice itself
+    return found
 
 
 def recalibrate_batchnorm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
@@ -188,10 +203,12 @@ def recalibrate_batchnorm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
     Call it on an extracted network, whose buffers are its own: shared weights train under many architectures,
     so the statistics in a supernet belong to none of them. `inputs` are batches (N, C, H, W) of *training*
     images at any resolution; they are resized to the network's. Modes and momenta are restored. No gradient
-    is kept.
+    is kept. A network without batch norms is left alone, and `inputs` is not read.
     Raises ValueError when `inputs` is empty.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
     network.eval()

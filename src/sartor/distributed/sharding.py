@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from sartor.distributed.workers import rank, world
-from sartor.nn import OneOf, Repeat
+from sartor.nn import OneOf, Repeat, Stages
 
 __all__ = ["blocks_of", "gathered", "is_sharded", "scattered", "shard"]
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, Repeat, OneOf)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, Repeat, Stages, OneOf)
 TENSOR = "torch.distributed.tensor"  # takes more than a second to import, so that only `shard` does it
 
 N = TypeVar("N", bound=nn.Module)

@@ -2,7 +2,7 @@
 
 from sartor.nn.attention import MultiheadAttention
 from sartor.nn.bypass import Bypass, Filters, Widest
-from sartor.nn.containers import OneOf, Repeat
+from sartor.nn.containers import OneOf, Repeat, Stages
 from sartor.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose2d
 from sartor.nn.elastic import Elastic
 from sartor.nn.inputs import Inputs, InputSum, graph, read_together
@@ -49,6 +49,7 @@ __all__ = [
     "Router",
     "Sparsify",
     "SqueezeExcite",
+    "Stages",
     "SuperposedConv2d",
     "SwitchableBatchNorm",
     "TopK",

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sartor.choice import Size
+from sartor.choice import Derived, Size
 from sartor.nn.linear import Linear
+from sartor.sizes import blocks
 
 __all__ = ["MultiheadAttention"]
 
@@ -40,7 +41,7 @@ class MultiheadAttention(torch.nn.Module):
         super().__init__()
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, head_dim
         self.queries_per_head, self.causal = queries_per_head, causal
-        keys, queries = num_heads * head_dim, num_heads * (queries_per_head * head_dim)
+        keys, queries = _whole_heads(num_heads, head_dim), _whole_heads(num_heads, queries_per_head * head_dim)
         self.q_proj = Linear(embed_dim, queries, bias)
         self.k_proj = Linear(embed_dim, keys, bias)
         self.v_proj = Linear(embed_dim, keys, bias)
@@ -55,3 +56,7 @@ class MultiheadAttention(torch.nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=grouped)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
+
+
+def _whole_heads(count: int | Size, length: int) -> int | Size:
+    return Derived(blocks, count, length) if isinstance(count, Size) else count * length

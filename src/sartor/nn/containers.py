@@ -13,7 +13,7 @@ from sartor.choice import Choice, Mixed, Size, indices
 from sartor.nn.elastic import Elastic
 from sartor.nn.mixing import Mixture, mixtures
 
-__all__ = ["OneOf", "Repeat"]
+__all__ = ["OneOf", "Repeat", "Stages"]
 
 
 class OneOf(Elastic, torch.nn.ModuleDict):
@@ -97,29 +97,10 @@ class Repeat(Elastic):
     def forward(self, x: Tensor) -> Tensor:
         """The blocks in force, one after the other."""
         if isinstance(self.depth, Size) and self.depth.is_soft:
-            return self._expectation(x, self.depth)
+            return _expectation(self._blocks(), self.depth, x)
         for block in self.active():
             x = block(x)
         return x
-
-    def _expectation(self, x: Tensor, depth: Size) -> Tensor:
-        """Sum over the depths of probability times output; runs that start alike are computed once."""
-        blocks = self._blocks()
-        weights = depth.probabilities(x)
-        outputs: dict[tuple[int, ...], Tensor] = {(): x}
-        total: Tensor | None = None
-        for weight, option, chance in zip(weights, depth.options, weights.tolist(), strict=True):
-            if chance == 0.0:
-                continue
-            path = tuple(_path(option))
-            for i in range(len(path)):
-                if path[: i + 1] not in outputs:
-                    outputs[path[: i + 1]] = blocks[path[i]](outputs[path[:i]])
-            term = weight * outputs[path]
-            total = term if total is None else total + term
-        if total is None:
-            raise ValueError(f"all weights of {depth!r} are zero; at least one depth must run")
-        return total
 
     def extract(self) -> torch.nn.Sequential:
         """The blocks in force; a Sequential, which can be iterated, indexed and called as this can."""
@@ -142,6 +123,92 @@ class Repeat(Elastic):
         return len(self.active())
 
 
+class Stages(Elastic):
+    """Blocks in one flat list, stretches of which are stages: of these the first `depth` run, all else always does.
+
+    stages: (start, stop, depth) of each, in any order, none over another.
+    """
+
+    def __init__(self, *blocks: torch.nn.Module, stages: Sequence[tuple[int, int, Size]] = ()) -> None:
+        super().__init__()
+        self.stages: list[tuple[int, int, Size]] = []
+        for i, block in enumerate(blocks):
+            self.add_module(str(i), block)
+        for start, stop, depth in stages:
+            self.add_stage(start, stop, depth)
+
+    def add_stage(self, start: int, stop: int, depth: Size) -> None:
+        """Let the blocks from `start` to before `stop` have a depth; ValueError if they cannot."""
+        if not 0 <= start < stop <= len(self._modules) or depth.extent > stop - start:
+            raise ValueError(f"{depth!r} is no depth of the blocks {start} to {stop} of {len(self._modules)}")
+        if any(start < other_stop and other_start < stop for other_start, other_stop, _ in self.stages):
+            raise ValueError(f"a block between {start} and {stop} is in a stage already: one depth for each block")
+        self.stages = sorted([*self.stages, (start, stop, depth)], key=lambda stage: stage[0])
+
+    def gates(self) -> list[tuple[str, Size, tuple[Option, ...]]]:
+        """Child, choice and the options under which the child is part of the network."""
+        return [
+            (str(i), depth, tuple(option for option in depth.options if i - start in _path(option)))
+            for start, stop, depth in self.stages
+            for i in range(start, stop)
+        ]
+
+    def _parts(self) -> Iterator[tuple[list[torch.nn.Module], Size | None]]:
+        blocks = [block for block in self._modules.values() if block is not None]
+        at = 0
+        for start, stop, depth in self.stages:
+            yield blocks[at:start], None
+            yield blocks[start:stop], depth
+            at = stop
+        yield blocks[at:], None
+
+    def active(self) -> list[torch.nn.Module]:
+        """The blocks in force; ValueError when a depth is soft."""
+        found = []
+        for blocks, depth in self._parts():
+            found += blocks if depth is None else [blocks[i] for i in _path(depth.value)]
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The blocks in force, one after the other; of a stage of soft depth the expectation over its exits."""
+        for blocks, depth in self._parts():
+            if depth is not None and depth.is_soft:
+                x = _expectation(blocks, depth, x)
+                continue
+            for block in blocks if depth is None else [blocks[i] for i in _path(depth.value)]:
+                x = block(x)
+        return x
+
+    def extract(self) -> torch.nn.Sequential:
+        """The blocks in force."""
+        return torch.nn.Sequential(*self.active())
+
+    def __iter__(self) -> Iterator[torch.nn.Module]:
+        return iter(self.active())
+
+    def __len__(self) -> int:
+        return len(self.active())
+
+
 def _path(depth: Option) -> Sequence[int]:
     """The blocks that run at a depth, in order."""
     return () if type(depth) is int and depth == 0 else indices(depth)
+
+
+def _expectation(blocks: list[torch.nn.Module], depth: Size, x: Tensor) -> Tensor:
+    """Sum over the depths of probability times output; runs that start alike are computed once."""
+    weights = depth.probabilities(x)
+    outputs: dict[tuple[int, ...], Tensor] = {(): x}
+    total: Tensor | None = None
+    for weight, option, chance in zip(weights, depth.options, weights.tolist(), strict=True):
+        if chance == 0.0:
+            continue
+        path = tuple(_path(option))
+        for i in range(len(path)):
+            if path[: i + 1] not in outputs:
+                outputs[path[: i + 1]] = blocks[path[i]](outputs[path[:i]])
+        term = weight * outputs[path]
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError(f"all weights of {depth!r} are zero; at least one depth must run")
+    return total

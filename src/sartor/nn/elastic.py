@@ -24,6 +24,9 @@ class Elastic(torch.nn.Module):
     the options, so that one-hot weights equal the hard choice on the entries that are kept.
     """
 
+    _elastic_gate = False
+    """Whether it reads channels only to compute gates of the same channels, as squeeze-and-excitation does."""
+
     @abstractmethod
     def extract(self) -> torch.nn.Module:
         """The plain module at the options in force: a layer with copied slices, or a container's children."""

@@ -19,6 +19,8 @@ and s the mean of |x| beyond t; 1 bit is binary, sign(x) mean |x|. The gradient 
 clip; [-1, 1] of the latter two) and 0 outside.
 
 A soft choice gives the expectation over the options, of which those of weight 0 are not computed.
+
+`Int8` is no fake: it stores 8 bits for each entry, for weights that are not trained any more.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch.nn.utils import parametrize
 from sartor.choice import Size
 from sartor.nn.elastic import Elastic
 
-__all__ = ["FLOAT", "FakeQuantize", "Quantize", "quantized", "rounded"]
+__all__ = ["FLOAT", "FakeQuantize", "Int8", "Quantize", "quantized", "rounded"]
 
 FLOAT = 32
 _TERNARY = 0.7
@@ -125,6 +127,23 @@ class Quantize(Elastic):
     def extract(self) -> FakeQuantize:
         """The quantiser of the bits in force."""
         return FakeQuantize(int(self.bits), integer=self.integer).train(self.training)
+
+
+class Int8(nn.Module):
+    """A parametrization that stores a tensor (R, ...) as int8 and a float scale (R, 1, ...), the absmax of a row / 127.
+
+    Symmetric and by rows, which are the outputs of a linear layer; x is read as q s, and is off by s / 2 at most.
+    """
+
+    def forward(self, values: Tensor, scale: Tensor) -> Tensor:
+        """int8 (R, ...) and its scale -> the tensor, in the scale's dtype."""
+        return values.to(scale.dtype) * scale
+
+    def right_inverse(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is stored of a tensor. A row of zeros has the scale 1."""
+        largest = tensor.detach().abs().flatten(1).amax(1).view(-1, *[1] * (tensor.dim() - 1))
+        scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+        return (tensor.detach() / scale).round().to(torch.int8), scale
 
 
 def quantized(layer: nn.Module, bits: int | Size, name: str = "weight", *, integer: int | None = None) -> nn.Module:

@@ -43,6 +43,7 @@ class SqueezeExcite(torch.nn.Module):
             reduced = Derived(narrow, channels) if isinstance(channels, Size) else narrow(channels)
         self.activation, self.gate = activation, gate
         self.reduce = Conv2d(channels, reduced, 1)
+        self.reduce._elastic_gate = True
         self.expand = Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
