@@ -54,7 +54,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "workload",
     ),
     2: (
-        *("costs", "data", "deploy", "differentiable", "evaluation", "oneshot", "predictors", "report"),
+        *("adapt", "costs", "data", "deploy", "differentiable", "evaluation", "oneshot", "predictors", "report"),
         *("spaces", "strategies", "tables", "targets", "task"),
     ),
     3: ("checkpoint", "fit", "outcome", "processes", "run", "search", "snapshot"),
@@ -64,8 +64,11 @@ LAYER = {part: layer for layer, parts in LAYERS.items() for part in parts}
 
 # Between families of layer 2, and nothing else.
 ALLOWED = {
+    ("oneshot", "adapt"),  # where a pretrained network has its projections and MLPs, by the rules of its family
+    ("adapt", "deploy"),  # files that appear whole or not at all, and how errors of other libraries are told
     ("oneshot", "data"),  # two views of an image, as augmented there; samples drawn by their numbers
     ("strategies", "predictors"),
+    ("data", "task"),  # `text_task` returns a task, which holds splits of `data`
     ("costs", "predictors"),  # a profile chooses one of them
     ("costs", "targets"),
     ("tables", "spaces"),
@@ -182,7 +185,7 @@ def test_a_method_imports_no_other_method() -> None:
 
 OPTIONAL = {
     *("onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "MNN", "tensorrt"),
-    *("transformers", "datasets", "ray", "lightgbm", "pyarrow"),
+    *("transformers", "datasets", "tokenizers", "ray", "lightgbm", "pyarrow", "huggingface_hub"),
 }
 IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
 
