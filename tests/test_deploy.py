@@ -128,7 +128,7 @@ def test_networks_that_cannot_be_exported(tmp_path: Path) -> None:
     for export in (export_onnx, export_pt2):
         with pytest.raises(ExportError, match="out of order"):
             export(Fails(), noise(1), path)
-        with pytest.raises(ExportError, match=r"torch.int64 cannot be exported: a float batch"):
+        with pytest.raises(ExportError, match=r"fails on|refuses the network"):
             export(SmallNet(), torch.zeros(1, 1, 8, 8, dtype=torch.int64), path)
     with pytest.raises(ExportError, match="the network fails on"):
         outputs(Fails(), noise(1))
@@ -208,8 +208,9 @@ def test_what_cannot_be_quantised(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello " * 50)
     with pytest.raises(ExportError, match=r"text\.onnx cannot be quantised"):
         quantize_onnx(tmp_path / "text.onnx", [noise(4)], tmp_path / "out.onnx")
+    export_onnx(SmallNet(), noise(1), tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="there are none"):
-        quantize_onnx(tmp_path / "text.onnx", [], tmp_path / "out.onnx")
+        quantize_onnx(tmp_path / "model.onnx", [], tmp_path / "out.onnx")
 
 
 def test_what_a_killed_quantisation_left_is_cleared(tmp_path: Path, digits: tuple[Tensor, Tensor]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pixels import pixels_of
 from sartor.task import DataError, Preprocessing, Split, Task, accuracy, balanced_accuracy, load_task
 
 X = np.random.default_rng(0).integers(0, 256, (60, 8, 10, 3), dtype=np.uint8)
@@ -131,7 +132,7 @@ def test_preprocessing_goes_through_json() -> None:
 
 def test_a_missing_image_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.png: no such file"):
-        load_task("digits").preprocessing.image(tmp_path / "x.png")
+        pixels_of(load_task("digits")).image(tmp_path / "x.png")
 
 
 def test_an_input_of_two_channels_is_no_image_file(tmp_path: Path) -> None:
@@ -168,13 +169,15 @@ def test_arrays_are_copied() -> None:
         ("digit", r"digit: no such file or folder; data is digits, FILE\.npz, a folder"),
         ("owner/name", r"for a Hugging Face set write hf:owner/name; data is"),
         ("missing.npz", r"missing\.npz: no such file"),
-        ("table.csv", r"table\.csv: unknown data format '\.csv'; data is digits"),
+        ("table.xls", r"table\.xls: unknown data format '\.xls'; data is digits"),
+        ("table.csv", r"table\.csv: text, not images; load it with sartor.data.text.text_task, or name a --model"),
         ("empty.npz", r"empty\.npz: the file is empty; write or download it again"),
     ],
 )
 def test_wrong_sources_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.csv").touch()
+    (tmp_path / "table.xls").touch()
     (tmp_path / "empty.npz").touch()
     with pytest.raises(DataError, match=message) as caught:
         load_task(source)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,55 @@ from sartor.architecture import Architecture
 from sartor.nn import at_resolution, channels_last
 from sartor.supernet import extract, recalibrate_batchnorm
 
-__all__ = ["SharedWeightError", "compiled", "predictions", "specialised"]
+__all__ = ["RowMetric", "SharedWeightError", "compiled", "predicted", "predictions", "scored", "specialised"]
+
+Pair = tuple[Tensor, Tensor]
+"""The outputs for a batch, and its labels."""
 
 
-def predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The network's outputs (N, K), in eval mode and at its own resolution, and the labels (N,) of all batches."""
+@runtime_checkable
+class RowMetric(Protocol):
+    """A metric that is a function of numbers that each batch has by itself, so that no one holds all logits at once."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor, /) -> float:
+        """The metric of all samples."""
+
+    def rows(self, outputs: Tensor, labels: Tensor, /) -> Tensor:
+        """What the metric needs of a batch, one row for each thing it counts."""
+
+    def of_rows(self, rows: Tensor, /) -> float:
+        """The metric from the rows of all batches."""
+
+
+def predicted(network: nn.Module, batches: Iterable[Pair]) -> Iterator[Pair]:
+    """Yield the network's outputs, in eval mode and at its own resolution, and the labels, batch by batch."""
     network.eval()
-    with torch.inference_mode():
-        pairs = [(at_resolution(network, images), labels) for images, labels in batches]
+    for images, labels in batches:
+        with torch.inference_mode():
+            outputs = at_resolution(network, images)
+        yield outputs, labels
+
+
+def predictions(network: nn.Module, batches: Iterable[Pair]) -> Pair:
+    """The network's outputs (N, K), in eval mode and at its own resolution, and the labels (N,) of all batches."""
+    pairs = list(predicted(network, batches))
     return torch.cat([outputs for outputs, _ in pairs]), torch.cat([labels for _, labels in pairs])
+
+
+def scored(metric: Callable[[Tensor, Tensor], float], pairs: Iterable[Pair]) -> float:
+    """The metric over the (outputs, labels) of all batches.
+
+    A `RowMetric` gets one batch at a time: the logits of a language model over a split would not fit into memory.
+    Raises ValueError without a batch.
+    """
+    rows = metric.rows if isinstance(metric, RowMetric) else None
+    found = [(outputs if rows is None else rows(outputs, labels), labels) for outputs, labels in pairs]
+    if not found:
+        raise ValueError("a metric of no batch: give the batches of a split")
+    every = torch.cat([first for first, _ in found])
+    if isinstance(metric, RowMetric):
+        return metric.of_rows(every)
+    return metric(every, torch.cat([labels for _, labels in found]))
 
 
 def specialised(supernet: nn.Module, arch: Architecture, calibration: Iterable[Tensor]) -> nn.Module:
@@ -55,7 +96,7 @@ class SharedWeightError:
 
     Args:
         supernet: the trained shared weights.
-        metric: (N, K) outputs, (N,) labels -> fraction, higher is better.
+        metric: (N, K) outputs, (N,) labels -> fraction, higher is better; batch by batch if it is a `RowMetric`.
         batches: what it is evaluated on, of the validation split.
         calibration: training images for the batch-norm statistics.
     """
@@ -71,5 +112,14 @@ class SharedWeightError:
 
     def __call__(self, arch: Architecture) -> float:
         """The error in [0, 1]; NaN where the outputs are not finite."""
-        outputs, labels = predictions(specialised(self.supernet, arch, self.calibration), self.batches)
-        return 1.0 - self.metric(outputs, labels) if bool(outputs.isfinite().all()) else float("nan")
+        network = specialised(self.supernet, arch, self.calibration)
+        finite = True
+
+        def checked() -> Iterator[Pair]:
+            nonlocal finite
+            for outputs, labels in predicted(network, self.batches):
+                finite = finite and bool(outputs.isfinite().all())
+                yield outputs, labels
+
+        value = scored(self.metric, checked())
+        return 1.0 - value if finite else float("nan")

@@ -20,9 +20,11 @@ from sartor.data.read import read_source
 from sartor.data.source import Arrays, DataError, Source
 from sartor.data.split import Batch, Split
 from sartor.data.splits import digest
+from sartor.data.text_preprocessing import TextPreprocessing
 
 __all__ = [
-    "Batch", "DataError", "Preprocessing", "Split", "Task", "accuracy", "balanced_accuracy", "load_task"
+    "Batch", "DataError", "Preprocessing", "Split", "Task", "TokenLikelihood", "accuracy", "balanced_accuracy",
+    "load_task",
 ]  # fmt: skip
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -42,8 +44,33 @@ def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 
 @dataclass(frozen=True)
+class TokenLikelihood:
+    """The geometric mean of the probabilities that a language model gives the next tokens: 1 / perplexity, 0 to 1.
+
+    It is a metric of logits (N, T, V), or (N * T, V), and next tokens (N, T), or (N * T,), and a `RowMetric`.
+    """
+
+    ignored: int = -100
+    """The label of what is not counted."""
+
+    def rows(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The log-likelihood of each token that counts, in nats, (M,) float32."""
+        logits, wanted = outputs.reshape(-1, outputs.shape[-1]), labels.flatten()
+        counted = wanted != self.ignored
+        return -torch.nn.functional.cross_entropy(logits[counted].float(), wanted[counted], reduction="none")
+
+    def of_rows(self, rows: Tensor) -> float:
+        """exp of the mean of `rows`."""
+        return float(rows.double().mean().exp())
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> float:
+        """The metric of logits and next tokens."""
+        return self.of_rows(self.rows(outputs, labels))
+
+
+@dataclass(frozen=True)
 class Task:
-    """Data, loss and metric of one classification problem.
+    """Data, loss and metric of one classification problem, or of the modelling of a language.
 
     Args:
         name: what reports call it.
@@ -51,11 +78,12 @@ class Task:
         validation: what architectures are compared on.
         test: what is reported at the end; a search never reads it.
         loss: (N, K) logits, (N,) labels -> scalar tensor, lower is better.
-        metric: (N, K) logits, (N,) labels -> number in 0..1, higher is better.
-        metric_name: ``accuracy`` or ``balanced accuracy``, or the user's own.
-        example: one input (1, C, H, W), float32.
-        classes: class names in the order of the logits.
-        preprocessing: how an image file becomes an input.
+        metric: (N, K) logits, (N,) labels -> number in 0..1, higher is better; see `evaluation.scored` for one that
+            is given batch by batch.
+        metric_name: ``accuracy`` or ``balanced accuracy``, ``token likelihood``, or the user's own.
+        example: one input (1, C, H, W), float32, or token ids (1, T), int64.
+        classes: class names in the order of the logits; of a language model none.
+        preprocessing: how an image file, or a text, becomes an input.
         record: JSON-able facts: source, seed, sizes and SHA-256 of every split's indices, augmentation.
         warnings: one line each, for the user.
     """
@@ -69,7 +97,7 @@ class Task:
     metric_name: str
     example: Tensor
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
     record: dict[str, Any]
     warnings: tuple[str, ...] = ()
 

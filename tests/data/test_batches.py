@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from pixels import pixels_of
 from sartor.data.batches import IterableSplit, collect
 from sartor.data.preprocessing import Preprocessing
 from sartor.data.source import DataError
@@ -76,7 +77,7 @@ def test_ready_splits_are_taken_as_they_are() -> None:
         digits.validation,
         digits.test,
         classes=digits.classes,
-        preprocessing=digits.preprocessing,
+        preprocessing=pixels_of(digits),
     )
     assert made.train is digits.train
     assert made.classes == digits.classes
@@ -103,7 +104,7 @@ def test_what_exceeds_the_bound_is_read_again_at_every_pass() -> None:
 def test_bytes_beyond_the_bound_are_normalised_too() -> None:
     pixels = torch.from_numpy(RNG.integers(0, 256, (30, 3, 8, 8), dtype=np.uint8))
     made = Task.from_batches(loader(pixels), loader(pixels), loader(pixels), memory_mb=0.001)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (made.preprocessing.mean, made.preprocessing.std))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (pixels_of(made).mean, pixels_of(made).std))
     torch.testing.assert_close(made.train.batch(0, 5)[0], (pixels[:5] / 255 - mean) / std)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixels import pixels_of
 from sartor.data.source import DataError
 from sartor.task import load_task
 
@@ -39,7 +40,7 @@ def test_folders_of_splits(tmp_path: Path, validation: str) -> None:
     task = load_task(tmp_path)
     assert task.record["sizes"] == {"train": 12, "validation": 6, "test": 4}
     pixels = np.asarray(Image.open(tmp_path / "test" / "class a" / "0.png")).transpose(2, 0, 1) / 255.0
-    mean, std = (np.reshape(v, (3, 1, 1)) for v in (task.preprocessing.mean, task.preprocessing.std))
+    mean, std = (np.reshape(v, (3, 1, 1)) for v in (pixels_of(task).mean, pixels_of(task).std))
     np.testing.assert_allclose(next(iter(task.test.batches(1)))[0][0], (pixels - mean) / std, atol=1e-4)
 
 
@@ -48,7 +49,7 @@ def test_deployed_preprocessing_repeats_the_input_to_the_last_bit(tmp_path: Path
     draw_classes(tmp_path / "test", 2)
     task = load_task(tmp_path, image_size=(11, 10))
     images, _ = next(iter(task.test.batches(4)))
-    again = task.preprocessing.image(tmp_path / "test" / "class b" / "1.png")
+    again = pixels_of(task).image(tmp_path / "test" / "class b" / "1.png")
     assert again.shape == (1, 3, 11, 10)
     assert np.array_equal(images[3].numpy(), again[0])
 
@@ -94,7 +95,7 @@ def test_large_images_are_scaled_down_and_said_to_be(tmp_path: Path) -> None:
     task = load_task(tmp_path)
     assert task.example.shape == (1, 3, 112, 224)
     assert task.warnings == ("images of 150x300 pixels are resized to 112x224, the largest size that is served",)
-    assert (task.preprocessing.height, task.preprocessing.width) == (112, 224)
+    assert (pixels_of(task).height, pixels_of(task).width) == (112, 224)
     assert load_task(tmp_path, image_size=32).warnings == ()
 
 

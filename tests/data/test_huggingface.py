@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pixels import pixels_of
 from sartor.data.source import DataError
 from sartor.task import load_task
 
@@ -55,7 +56,7 @@ def test_a_saved_set(tmp_path: Path, datasets: Any, table: Callable[..., Any]) -
     assert task.record["ignored_splits"] == ["extra"]
     picture(80).save(tmp_path / "80.png")
     images, _ = next(iter(task.test.batches(1)))
-    assert np.array_equal(images.numpy(), task.preprocessing.image(tmp_path / "80.png"))
+    assert np.array_equal(images.numpy(), pixels_of(task).image(tmp_path / "80.png"))
 
 
 def test_a_single_table_is_split_and_streams(tmp_path: Path, table: Callable[..., Any]) -> None:

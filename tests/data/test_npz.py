@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from pixels import pixels_of
 from sartor.data.npz import read_npz
 from sartor.data.source import Arrays, DataError
 from sartor.task import load_task
@@ -78,7 +79,7 @@ def test_round_trip_to_normalised_batches(
     images, read = next(iter(task.test.batches(12)))
     first = values[:, None] if values.ndim == 3 else values
     first = first.transpose(0, 3, 1, 2) if first.shape[1] == 8 else first
-    mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (task.preprocessing.mean, task.preprocessing.std))
+    mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (pixels_of(task).mean, pixels_of(task).std))
     np.testing.assert_allclose(images.numpy(), (first / 255.0 - mean) / std, atol=1e-4)
     assert read.tolist() == labels.tolist()
 

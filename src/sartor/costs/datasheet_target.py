@@ -49,13 +49,13 @@ class DatasheetTarget:
         self, model: nn.Module, example: tuple[Tensor, ...], calibration: Sequence[Tensor], path: Path
     ) -> Artefact:
         """Write `workload.json` into the folder `path`; calibration samples are not needed."""
-        from sartor.targets.artefacts import one_example
+        from sartor.targets.artefacts import ids_below, one_example
         from sartor.workload import trace
 
         inputs, file = one_example(example), path / self.file_name
         path.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(_written(trace(model, inputs, live=True))), encoding="utf-8")
-        return Artefact(file, tuple(inputs.shape), (file,))
+        return Artefact(file, tuple(inputs.shape), (file,), ids_below(inputs))
 
     def measure(self, artefacts: Sequence[Artefact]) -> list[Measurement]:
         """Compute latency and size of each; ValueError for a file that `prepare` did not write."""

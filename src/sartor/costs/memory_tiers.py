@@ -160,7 +160,8 @@ def chain(workload: Workload) -> list[Stage]:
         size = bytes_per_element(op.dtype)
         sent = math.prod(op.output) * size
         read = elements(op) * size - sent
-        source = op.inputs[0] if previous is None and op.inputs else previous
+        given = op.inputs[-1 if op.kind == "embedding" else 0] if op.inputs else None  # ids come behind their table
+        source = given if previous is None else previous
         received = min(read, math.prod(source) * size) if source is not None and source in op.inputs else 0
         stages.append(Stage(macs(op), received, sent, read - received))
         previous = op.output

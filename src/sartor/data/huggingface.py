@@ -1,8 +1,9 @@
-"""Image classification sets in the Hugging Face format, from the hub, its local cache or a folder."""
+"""Data sets in the Hugging Face format, from the hub, its local cache or a folder, and the images in them."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -11,13 +12,14 @@ import numpy as np
 
 from sartor.data.source import DataError, Files, Source
 
-__all__ = ["HuggingFaceImages", "read_huggingface"]
+__all__ = ["SPLITS", "HuggingFaceImages", "read_huggingface", "splits_of"]
 
-_SPLITS = {
+SPLITS = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
+"""How the splits are called, by ours."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,8 @@ def read_huggingface(name: str) -> Source:
         ImportError: the `datasets` library is not installed.
         DataError: the set cannot be loaded, or has no training split, image column or label column.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"hf:{name} needs the datasets library: pip install 'sartor[hf]'") from error
-    loaded = _loaded(datasets, name)
-    if isinstance(loaded, datasets.Dataset):
-        loaded = {"train": loaded}
-    used: dict[str, str] = {}
-    for split, spellings in _SPLITS.items():
-        found = [key for key in spellings if key in loaded]
-        if found:
-            used[split] = found[0]
-    if "train" not in used:
-        raise DataError(f"hf:{name}: no train split among {', '.join(loaded)}; choose a set that has one")
+    datasets = _library(name)
+    loaded, used = splits_of(name)
     image, label = _columns(datasets, name, loaded[used["train"]].features)
     parts = {split: _part(datasets, name, key, loaded[key], image, label) for split, key in used.items()}
     feature = loaded[used["train"]].features[label]
@@ -80,6 +70,33 @@ def read_huggingface(name: str) -> Source:
         "ignored_splits": sorted(set(loaded) - set(used.values())),
     }
     return Source(parts["train"], parts.get("validation"), parts.get("test"), names, record)
+
+
+def splits_of(name: str) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Load a data set: its `datasets.Dataset` by split, and which of them are train, validation and test.
+
+    Raises ImportError and DataError as `read_huggingface` does.
+    """
+    datasets = _library(name)
+    loaded = _loaded(datasets, name)
+    if isinstance(loaded, datasets.Dataset):
+        loaded = {"train": loaded}
+    used: dict[str, str] = {}
+    for split, spellings in SPLITS.items():
+        found = [key for key in spellings if key in loaded]
+        if found:
+            used[split] = found[0]
+    if "train" not in used:
+        raise DataError(f"hf:{name}: no train split among {', '.join(loaded)}; choose a set that has one")
+    return loaded, used
+
+
+def _library(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"hf:{name} needs the datasets library: pip install 'sartor[hf]'") from error
+    return datasets
 
 
 def _loaded(datasets: Any, name: str) -> Any:

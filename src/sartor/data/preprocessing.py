@@ -58,6 +58,10 @@ class Preprocessing:
         """Return the fields and `mode` as JSON values."""
         return {"mode": self.mode, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
+    def files(self) -> dict[str, bytes]:
+        """Return what is beside a deployed network, by file name: nothing."""
+        return {}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Return what `to_dict` wrote."""

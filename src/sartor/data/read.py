@@ -10,6 +10,7 @@ from sartor.data.huggingface import read_huggingface
 from sartor.data.idx import holds_idx, read_idx
 from sartor.data.npz import read_npz
 from sartor.data.source import DataError, Source
+from sartor.data.text_reading import holds_text
 
 __all__ = ["absolute_source", "read_source"]
 
@@ -45,6 +46,8 @@ def _read(typed: str, memory_mb: float) -> Source:
         return read_npz(path, memory_mb=memory_mb)
     if holds_idx(path):
         return read_idx(path, memory_mb=memory_mb)
+    if holds_text(path):
+        raise DataError(f"{typed}: text, not images; load it with sartor.data.text.text_task, or name a --model for it")
     if path.is_dir():
         return read_folder(path)
     if path.exists():

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -22,55 +24,15 @@ from sartor.deploy.parity import ExportError, Parity, compare, outputs, require
 from sartor.deploy.program import export_pt2, pt2_runner
 from sartor.deploy.quantize import quantize_onnx
 from sartor.deploy.scratch import scratch_beside, scratch_path
+from sartor.deploy.usage import INT8, script
 
 __all__ = ["Bundle", "is_complete", "state_bytes", "write_bundle"]
 
 FILES = (
     "architecture.json", "weights.safetensors", "model.pt2", "model.onnx", "preprocessing.json", "use.py",
 )  # fmt: skip
-INT8 = "model.int8.onnx"
 MARKER = "preprocessing.json"  # the first to go and the last to come where a bundle is replaced
 LEFT = ".*.partial"  # what a target was making in the folder when it was killed
-
-_USE = '''"""Classify {what} with ONNX Runtime, or PyTorch alone: python use.py [--torch] {file}"""
-
-import json, sys
-from pathlib import Path
-import numpy as np
-{imports}
-if sys.argv[-1].startswith("--") or len(sys.argv) < 2:
-    sys.exit(__doc__)
-if not Path(sys.argv[-1]).is_file():
-    sys.exit(sys.argv[-1] + ": no such file")
-here = Path(__file__).resolve().parent
-p = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
-{pixels}
-scale, mean, std = (np.float32(p[name]).reshape(-1, 1, 1) for name in ("scale", "mean", "std"))
-x = ((pixels / scale - mean) / std)[None]
-if "--torch" in sys.argv:
-    import torch
-    scores = torch.export.load(here / "model.pt2").module()(torch.from_numpy(x)).detach().numpy()
-else:
-    import onnxruntime
-    scores = onnxruntime.InferenceSession({model}).run(None, {{"input": x}})[0]
-print(p["classes"][scores[0].argmax()])
-'''
-_MODEL = 'here / "model.onnx"'
-_INT8_MODEL = f'next(here.glob("{INT8}"), {_MODEL})'  # the file that was measured
-_IMAGE = {
-    "what": "an image",
-    "file": "IMAGE",
-    "imports": "from PIL import Image\n",
-    "pixels": """image = Image.open(sys.argv[-1]).convert(p["mode"])
-image = image.resize((p["width"], p["height"]), Image.Resampling.BILINEAR)
-pixels = np.asarray(image, np.float32).reshape(p["height"], p["width"], -1).transpose(2, 0, 1)""",
-}
-_ARRAY = {
-    "what": "an array (channels, height, width)",
-    "file": "ARRAY.npy",
-    "imports": "",
-    "pixels": "pixels = np.load(sys.argv[-1]).astype(np.float32)",
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +49,13 @@ class Bundle:
 
 def is_complete(folder: Path, *, int8: bool = False) -> bool:
     """Tell whether `folder` holds a whole bundle, int8 model included where it is asked for."""
-    return all((folder / name).is_file() for name in _names(int8))
+    if not all((folder / name).is_file() for name in _names(int8)):
+        return False
+    try:
+        told = json.loads((folder / MARKER).read_bytes())
+    except ValueError:
+        return False
+    return "tokenizer" not in told or (folder / str(told["tokenizer"])).is_file()
 
 
 def write_bundle(
@@ -101,14 +69,16 @@ def write_bundle(
     classes: Sequence[str],
     int8: bool = False,
     calibration: Sequence[Tensor] = (),
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
     """Write `net` with all that its use takes into `folder`, wholly or not at all.
 
-    The files are made in a hidden folder beside it, compared with torch on real inputs `samples` (N, C, H, W)
-    and moved at the end; `weights.safetensors`, if there is one, can be read at every instant. A complete bundle
-    with the same weights is kept and compared again. Other files in `folder` are left alone, but for temporary
+    The files are made in a hidden folder beside it, compared with torch on real inputs `samples` (N, C, H, W), or token
+    ids (N, T), and moved at the end; `weights.safetensors`, if there is one, can be read at every instant. A complete
+    bundle with the same weights is kept and compared again. Other files in `folder` are left alone, but for temporary
     ones of a killed export. The size in `preprocessing` (mode, channels, height, width, mean, std, scale)
-    follows `example`, for the resolution may have been searched; `calibration` is batches of training data.
+    follows `example`, for the resolution may have been searched; so does the `length` of sequences. `calibration` is
+    batches of training data, `files` what else the use takes, such as a tokenizer. A language model has no `classes`.
 
     Raises:
         ExportError: a network that cannot be exported, or a file that differs from torch.
@@ -118,13 +88,15 @@ def write_bundle(
     _check(folder, arch, samples, classes)
     _sweep(folder)
     reference, weights = outputs(net, samples), state_bytes(net)
-    if reference.shape != (len(samples), len(classes)):
+    if classes and reference.shape != (len(samples), len(classes)):
         raise ValueError(f"outputs of shape {reference.shape} do not fit {len(classes)} class names")
     if is_complete(folder, int8=int8) and (folder / "weights.safetensors").read_bytes() == weights:
         with contextlib.suppress(ExportError):  # a damaged file is written again
-            return Bundle(folder, _paths(folder, int8), _parity(folder, int8, reference, samples))
-    height, width = example.shape[-2:]
-    told = {**preprocessing, "height": height, "width": width, "classes": [*classes]}
+            return Bundle(folder, _paths(folder, int8, files), _parity(folder, int8, reference, samples))
+    sizes = {"length": example.shape[1]}
+    if example.is_floating_point():
+        sizes = dict(zip(("height", "width"), example.shape[-2:], strict=True))
+    told = {**preprocessing, **sizes, "classes": [*classes]}
     with _beside(folder) as partial:
         write_bytes(partial / "weights.safetensors", weights)
         _describe(partial, arch, told, int8)
@@ -132,9 +104,11 @@ def write_bundle(
         export_onnx(net, example, partial / "model.onnx")
         if int8:
             quantize_onnx(partial / "model.onnx", calibration, partial / INT8)
+        for name, content in files.items():
+            write_bytes(partial / name, content)
         parity = _parity(partial, int8, reference, samples)
-        _move(partial, folder, int8)
-    return Bundle(folder, _paths(folder, int8), parity)
+        _move(partial, folder, (*files, *_names(int8)))
+    return Bundle(folder, _paths(folder, int8, files), parity)
 
 
 @contextmanager
@@ -154,12 +128,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _describe(folder: Path, arch: Architecture, preprocessing: Mapping[str, Any], int8: bool) -> None:
-    """Write what is no network; the script reads image files, or arrays where the input is no image."""
+    """Write what is no network."""
     write_bytes(folder / "architecture.json", (arch.to_json() + "\n").encode())
     write_json(folder / MARKER, preprocessing)
-    parts = _ARRAY if preprocessing["mode"] == "tensor" else _IMAGE
-    script = _USE.format(**parts, model=_INT8_MODEL if int8 else _MODEL)
-    write_bytes(folder / "use.py", script.encode())
+    write_bytes(folder / "use.py", script(preprocessing, int8).encode())
 
 
 def _check(folder: Path, arch: Architecture, samples: Tensor, classes: Sequence[str]) -> None:
@@ -178,8 +150,8 @@ def _names(int8: bool) -> tuple[str, ...]:
     return (*FILES, INT8) if int8 else FILES
 
 
-def _paths(folder: Path, int8: bool) -> tuple[Path, ...]:
-    return tuple(folder / name for name in _names(int8))
+def _paths(folder: Path, int8: bool, more: Iterable[str]) -> tuple[Path, ...]:
+    return tuple(folder / name for name in (*_names(int8), *more))
 
 
 def state_bytes(net: nn.Module) -> bytes:
@@ -200,7 +172,7 @@ def _parity(folder: Path, int8: bool, reference: Any, samples: Tensor) -> dict[s
     return found
 
 
-def _move(partial: Path, folder: Path, int8: bool) -> None:
+def _move(partial: Path, folder: Path, names: Sequence[str]) -> None:
     """Put the finished files in their place: the folder at once, or file by file into one that is there.
 
     Then the marker goes first and comes last, so that the folder is incomplete meanwhile. The weights are there
@@ -210,5 +182,5 @@ def _move(partial: Path, folder: Path, int8: bool) -> None:
         os.rename(partial, folder)
         return
     (folder / MARKER).unlink(missing_ok=True)
-    for name in sorted(_names(int8), key=MARKER.__eq__):
+    for name in sorted(names, key=MARKER.__eq__):
         os.replace(partial / name, folder / name)

@@ -23,7 +23,8 @@ TOLERANCE = 1e-4
 
 _BATCH = 256
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""An exported file as a function of its input: float32, or int64 token ids."""
 
 
 class ExportError(RuntimeError):
@@ -35,7 +36,7 @@ class Parity:
     """How far an exported file is from torch: errors over all outputs of `samples` real inputs.
 
     `max_rel_error` is relative to the largest output, or to 1 if all are smaller; `agreement` is the share of
-    samples whose largest output is the same one.
+    samples, or of the tokens of sequences, whose largest output is the same one.
     """
 
     samples: int
@@ -63,7 +64,7 @@ def evaluating(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def outputs(net: nn.Module, samples: Tensor) -> NDArray[np.float32]:
-    """Return torch's outputs (N, ...) for `samples` (N, C, H, W); ExportError if the network fails."""
+    """Return torch's outputs (N, ...) for `samples` (N, C, H, W) or (N, T); ExportError if the network fails."""
     with evaluating(net):
         try:
             parts = [net(part) for part in torch.split(samples, _BATCH)]
@@ -91,7 +92,8 @@ def compare(run: Run, reference: NDArray[np.float32], samples: Tensor) -> Parity
     worst = max(float(error.max(initial=0.0)) for error in errors)
     worst = worst if all(np.isfinite(error).all() for error in errors) else float("inf")
     scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
-    flat = found.reshape(len(found), -1), reference.reshape(len(reference), -1)
+    shape = (-1, found.shape[-1]) if found.ndim == 3 else (len(found), -1)  # of sequences each token is one
+    flat = found.reshape(shape), reference.reshape(shape)
     same = float(np.mean(flat[0].argmax(axis=1) == flat[1].argmax(axis=1)))
     return Parity(len(reference), worst, worst / scale, same)
 
@@ -108,10 +110,10 @@ def require(parity: Parity, name: str) -> Parity:
 
 def pair(example: Tensor) -> Tensor:
     """Return a batch of two like `example` (N, ...): a tracer takes a size of 1 for a constant."""
-    if example.ndim < 2 or not len(example) or not example.is_floating_point():
+    if example.ndim < 2 or not len(example) or not (example.is_floating_point() or example.dtype == torch.int64):
         raise ExportError(
             f"an example of shape {tuple(example.shape)} and {example.dtype} cannot be exported:"
-            " a float batch such as (1, C, H, W) is needed"
+            " a float batch such as (1, C, H, W), or token ids (1, T) of int64, is needed"
         )
     return torch.cat([example[:1].detach(), example[:1].detach()]).contiguous()
 

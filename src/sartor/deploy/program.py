@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,10 +67,10 @@ def load_pt2(path: Path, *, device: str = "cpu") -> nn.Module:
 
 
 def pt2_runner(path: Path) -> Run:
-    """Return the program at `path` as a function of float32 arrays."""
+    """Return the program at `path` as a function of float32 arrays, or of int64 token ids."""
     module = load_pt2(path)
 
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(inputs)).float().numpy())
 

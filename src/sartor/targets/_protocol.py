@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 __all__ = [
-    "CHUNK", "FRAME", "GREETING", "Message", "ProtocolError", "clean", "frame", "number", "parse", "private_stdout",
-    "read", "rows", "shape", "text", "texts", "whole",
+    "CHUNK", "FRAME", "GREETING", "Message", "ProtocolError", "clean", "frame", "ids_below", "number", "parse",
+    "private_stdout", "read", "rows", "shape", "text", "texts", "whole",
 ]  # fmt: skip
 
 FRAME = 2**20
@@ -76,6 +76,11 @@ def number(message: Message, name: str, least: float, most: float) -> float:
 def whole(message: Message, name: str, least: int, most: int) -> int:
     """Return a whole number between `least` and `most`."""
     return _whole(message.get(name), name, least, most)
+
+
+def ids_below(message: Message) -> int:
+    """Return what the token ids of a model's input are below; 0 of floats, of which older clients say nothing."""
+    return whole(message, "ids_below", 0, 2**31) if "ids_below" in message else 0
 
 
 def text(message: Message, name: str) -> str:

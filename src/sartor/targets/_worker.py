@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sartor.targets._protocol import Message, clean, frame, number, private_stdout, read, shape, whole
+from sartor.targets._protocol import Message, clean, frame, ids_below, number, private_stdout, read, shape, whole
 from sartor.targets._runtimes import RUNTIMES, reason
 from sartor.targets.energy import Energy, MeterError, energies, rapl
 from sartor.targets.machine import Neighbours, growth, processor
@@ -42,27 +42,27 @@ class Worker:
         """Return the answer to one request; whatever a model raises is passed on."""
         match message.get("do"):
             case "probe":
-                return self._probe(Path(message["path"]), shape(message, "shape"))
+                return self._probe(Path(message["path"]), shape(message, "shape"), ids_below(message))
             case "load":
-                self._calls.append(self._first(Path(message["path"]), shape(message, "shape")))
+                self._calls.append(self._first(Path(message["path"]), shape(message, "shape"), ids_below(message)))
                 return {}
             case "rounds":
                 return self._rounds(number(message, "seconds", 1e-3, 1e6), whole(message, "seed", 0, 2**63))
             case _:
                 return self._result(whole(message, "index", 0, len(self._timings) - 1))
 
-    def _first(self, path: Path, sizes: Sequence[int]) -> Callable[[], object]:
-        call: Callable[[], object] = self._runtime.load(path, sizes)
+    def _first(self, path: Path, sizes: Sequence[int], below: int) -> Callable[[], object]:
+        call: Callable[[], object] = self._runtime.load(path, sizes, below)
         call()
         return call
 
-    def _probe(self, path: Path, sizes: Sequence[int]) -> Message:
+    def _probe(self, path: Path, sizes: Sequence[int], below: int) -> Message:
         """Load a model, run it and let it go; tell its memory and how long a call takes."""
         if not self._probed:
-            self._first(path, sizes)  # a runtime's own first-time memory is nobody's
+            self._first(path, sizes, below)  # a runtime's own first-time memory is nobody's
             self._probed = True
         with growth() as grown:
-            call = self._first(path, sizes)
+            call = self._first(path, sizes, below)
         start = perf_counter()
         call()
         return {"memory_mb": grown.mb, "call_s": perf_counter() - start}

@@ -32,6 +32,7 @@ from sartor.targets._protocol import (
     ProtocolError,
     clean,
     frame,
+    ids_below,
     number,
     private_stdout,
     shape,
@@ -78,6 +79,8 @@ class _Model:
     shape: tuple[int, ...]
     left: int
     """Bytes still to come."""
+    ids_below: int = 0
+    """What the token ids of its input are below; 0 for an input of floats."""
     reason: str = ""
     """Why it is not measured."""
     memory_mb: float | None = None
@@ -126,7 +129,7 @@ class Agent:
             case "describe":
                 return self._describe(whole(message, "threads", 1, 1024))
             case "model":
-                return self._announce(whole(message, "bytes", 1, 2**40), shape(message, "shape"))
+                return self._announce(whole(message, "bytes", 1, 2**40), shape(message, "shape"), ids_below(message))
             case "data":
                 return self._receive(text_bytes(message))
             case "measure":
@@ -141,7 +144,7 @@ class Agent:
         hello = self._start_worker(threads, self.clock() + _START_S)
         return {"fingerprint": hello.get("fingerprint"), "seconds": self.limits.seconds}
 
-    def _announce(self, count: int, sizes: tuple[int, ...]) -> Message:
+    def _announce(self, count: int, sizes: tuple[int, ...], below: int) -> Message:
         """Make room for a model."""
         if self._models and self._models[-1].left:
             raise Refused("the model before is not complete")
@@ -150,7 +153,7 @@ class Agent:
         total = count + sum(model.path.stat().st_size for model in self._models)
         if total > self.limits.size_mb * 1e6:
             raise Refused(f"{total / 1e6:.1f} MB of networks exceed the agent's limit of {self.limits.size_mb:g} MB")
-        model = _Model(self.folder / f"{len(self._models)}.onnx", sizes, count)
+        model = _Model(self.folder / f"{len(self._models)}.onnx", sizes, count, below)
         model.path.touch()
         self._models.append(model)
         return {"index": len(self._models) - 1}
@@ -292,7 +295,7 @@ def text_bytes(message: Message) -> bytes:
 
 
 def _request(do: str, model: _Model) -> Message:
-    return {"do": do, "path": str(model.path), "shape": list(model.shape)}
+    return {"do": do, "path": str(model.path), "shape": list(model.shape), "ids_below": model.ids_below}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

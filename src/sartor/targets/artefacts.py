@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "Conditions", "TargetError", "check_threads", "in_batches", "measure_artefacts", "measurement", "one_example",
+    "Conditions", "TargetError", "check_threads", "ids_below", "in_batches", "made_up", "measure_artefacts",
+    "measurement", "one_example",
 ]  # fmt: skip
 
 _DRIFT = 0.1  # of the calibration kernel, beyond which the machine was not the same all the time
@@ -32,7 +33,7 @@ _SPREAD = 0.1
 Call = Callable[[], object]
 Load = Callable[[Artefact], Call]
 Describe = Callable[[Artefact], Mapping[str, str]]
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 class TargetError(RuntimeError):
@@ -86,11 +87,29 @@ def check_threads(threads: int) -> None:
         raise ValueError(f"cannot run on {threads} threads: use 1 or more")
 
 
-def one_example(example: tuple[Tensor, ...]) -> Tensor:
-    """Return the only input of a network; ValueError if there is none or more than one."""
+def one_example(example: tuple[Tensor, ...], *, floats_for: str | None = None) -> Tensor:
+    """Return the only input of a network; ValueError if there is none or more than one.
+
+    floats_for: a runtime that is given floating-point inputs alone; ValueError names it for token ids.
+    """
     if len(example) != 1:
         raise ValueError(f"a network with {len(example)} inputs cannot be prepared: targets take one tensor")
+    if floats_for and not example[0].is_floating_point():
+        raise ValueError(f"{floats_for} takes no token ids here: measure text on torch, onnxruntime or openvino")
     return example[0]
+
+
+def ids_below(example: Tensor) -> int:
+    """Return 0 for an input of floats, for token ids the number that all of them are below."""
+    return 0 if example.is_floating_point() else int(example.max()) + 1
+
+
+def made_up(artefact: Artefact) -> NDArray[Any]:
+    """Return an input for a file: float32 noise, or int64 token ids that its network has."""
+    generator = np.random.default_rng(0)
+    if artefact.ids_below:
+        return generator.integers(artefact.ids_below, size=artefact.input_shape)
+    return generator.standard_normal(artefact.input_shape, dtype=np.float32)
 
 
 def in_batches(run: Run, size: int) -> Run:

@@ -58,7 +58,7 @@ class ExecuTorchTarget:
 
         ExportError if ExecuTorch does not take the network.
         """
-        inputs, file = one_example(example), path / self.file_name
+        inputs, file = one_example(example, floats_for="ExecuTorch"), path / self.file_name
         exir = _part("executorch.exir")
         xnnpack = _part("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         path.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ class MnnTarget:
 
         ExportError if MNN does not convert the network, or to one that computes something else.
         """
-        inputs, file = one_example(example), path / self.file_name
+        inputs, file = one_example(example, floats_for="MNN"), path / self.file_name
         path.mkdir(parents=True, exist_ok=True)
         with scratch_beside(path / "mnn") as folder:
             export_onnx(model, inputs, folder / "model.onnx")

@@ -62,7 +62,7 @@ class NcnnTarget:
             ValueError: an example of more than one sample, for ncnn has no batches.
             ExportError: pnnx does not convert the network, or to one that computes something else.
         """
-        inputs, file = one_example(example), path / self.file_name
+        inputs, file = one_example(example, floats_for="ncnn"), path / self.file_name
         if len(inputs) != 1:
             raise ValueError(f"ncnn runs one sample at a time: give an example of 1, not {len(inputs)}")
         weights = file.with_suffix(".bin")

@@ -21,6 +21,8 @@ from sartor.targets.artefacts import (
     Run,
     TargetError,
     check_threads,
+    ids_below,
+    made_up,
     measure_artefacts,
     one_example,
 )  # fmt: skip
@@ -89,7 +91,7 @@ class OnnxRuntimeTarget:
             with scratch_beside(path / "float32") as folder:
                 export_onnx(model, inputs, folder / "model.onnx")
                 quantize_onnx(folder / "model.onnx", calibration, file)
-        return Artefact(file, tuple(inputs.shape), (file,))
+        return Artefact(file, tuple(inputs.shape), (file,), ids_below(inputs))
 
     def runner(self, artefact: Artefact) -> Run:
         """Return the file as a function of float32 arrays (N, C, H, W), run on the processor."""
@@ -111,8 +113,7 @@ class OnnxRuntimeTarget:
 
     def _on_processor(self, artefact: Artefact) -> Callable[[], object]:
         session = open_session(artefact.path, threads=self.threads)
-        inputs = np.random.default_rng(0).standard_normal(artefact.input_shape, dtype=np.float32)
-        feed = {session.get_inputs()[0].name: inputs}
+        feed = {session.get_inputs()[0].name: made_up(artefact)}
         return lambda: session.run(None, feed)
 
     def _on_card(self, artefact: Artefact) -> Callable[[], object]:
@@ -123,10 +124,12 @@ class OnnxRuntimeTarget:
         settings = {"device_id": str(index), "use_tf32": "0", "user_compute_stream": str(stream)}
         providers = [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
         session = open_session(artefact.path, threads=self.threads, providers=providers)
-        inputs = torch.randn(artefact.input_shape, generator=torch.Generator().manual_seed(0)).to("cuda")
+        noise = torch.randn(artefact.input_shape, generator=torch.Generator().manual_seed(0))
+        inputs = (torch.from_numpy(made_up(artefact)) if artefact.ids_below else noise).to("cuda")
+        kind = np.int64 if artefact.ids_below else np.float32
         binding = session.io_binding()
         binding.bind_input(
-            session.get_inputs()[0].name, "cuda", index, np.float32, [*inputs.shape], inputs.data_ptr()
+            session.get_inputs()[0].name, "cuda", index, kind, [*inputs.shape], inputs.data_ptr()
         )  # fmt: skip
         binding.bind_output(session.get_outputs()[0].name, "cuda", index)
         options = _runtime().RunOptions()

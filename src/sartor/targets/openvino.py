@@ -17,7 +17,7 @@ from sartor.deploy.parity import ExportError, single_line
 from sartor.deploy.quantize import quantize_onnx
 from sartor.deploy.scratch import scratch_beside
 from sartor.protocols import Artefact, Measurement
-from sartor.targets.artefacts import Run, check_threads, measure_artefacts, one_example
+from sartor.targets.artefacts import Run, check_threads, ids_below, made_up, measure_artefacts, one_example
 from sartor.targets.machine import processor
 
 __all__ = ["OpenVinoTarget"]
@@ -73,13 +73,13 @@ class OpenVinoTarget:
             _convert(source, folder / file.name)
             (folder / weights.name).replace(weights)
             (folder / file.name).replace(file)  # last: where it is, its weights are
-        return Artefact(file, tuple(inputs.shape), (file, weights))
+        return Artefact(file, tuple(inputs.shape), (file, weights), ids_below(inputs))
 
     def runner(self, artefact: Artefact) -> Run:
         """Return the files as a function of float32 arrays (N, C, H, W)."""
         request = self._compiled(artefact.path, None).create_infer_request()
 
-        def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
             return np.array(request.infer({0: inputs})[0])
 
         return run
@@ -89,7 +89,7 @@ class OpenVinoTarget:
 
         def load(artefact: Artefact) -> Callable[[], object]:
             request = self._compiled(artefact.path, artefact.input_shape).create_infer_request()
-            inputs = np.random.default_rng(0).standard_normal(artefact.input_shape, dtype=np.float32)
+            inputs = made_up(artefact)
             # Bound once: the dictionaries of the Python interface cost as much as a small network.
             request.set_input_tensor(_openvino().Tensor(inputs, shared_memory=True))
 

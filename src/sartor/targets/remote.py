@@ -218,7 +218,8 @@ class _Session:
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         try:
-            self._ask({"do": "model", "bytes": len(data), "shape": list(artefact.input_shape)}, patience)
+            ids = {"ids_below": artefact.ids_below} if artefact.ids_below else {}
+            self._ask({"do": "model", "bytes": len(data), "shape": list(artefact.input_shape), **ids}, patience)
         except _Declined as error:
             return str(error)
         for start in range(0, len(data), CHUNK):

@@ -57,7 +57,7 @@ class TensorRtTarget:
 
         ExportError if TensorRT does not take the network, TargetError without a card.
         """
-        inputs, file = one_example(example), path / self.file_name
+        inputs, file = one_example(example, floats_for="TensorRT"), path / self.file_name
         cuda.require_cuda()
         path.mkdir(parents=True, exist_ok=True)
         with scratch_beside(path / "tensorrt") as folder:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from sartor.deploy.program import export_pt2, load_pt2, pt2_runner
 from sartor.protocols import Artefact, Measurement
 from sartor.targets import cuda
-from sartor.targets.artefacts import Conditions, Run, check_threads, measure_artefacts, one_example
+from sartor.targets.artefacts import (
+    Conditions,
+    Run,
+    check_threads,
+    ids_below,
+    made_up,
+    measure_artefacts,
+    one_example,
+)
 from sartor.targets.machine import processor
 
 __all__ = ["TorchTarget"]
@@ -60,7 +68,7 @@ class TorchTarget:
         inputs, file = one_example(example), path / self.file_name
         path.mkdir(parents=True, exist_ok=True)
         export_pt2(model, inputs, file)
-        return Artefact(file, tuple(inputs.shape), (file,))
+        return Artefact(file, tuple(inputs.shape), (file,), ids_below(inputs))
 
     def runner(self, artefact: Artefact) -> Run:
         """Return the program as a function of float32 arrays (N, C, H, W); PyTorch runs it on the processor."""
@@ -71,7 +79,8 @@ class TorchTarget:
 
         def load(artefact: Artefact) -> Callable[[], object]:
             module = load_pt2(artefact.path, device=self.device)
-            inputs = torch.randn(artefact.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+            noise = torch.randn(artefact.input_shape, generator=torch.Generator().manual_seed(0))
+            inputs = (torch.from_numpy(made_up(artefact)) if artefact.ids_below else noise).to(self.device)
             run: Any = torch.compile(module, dynamic=False) if self.mode == "compile" else module
             return lambda: run(inputs)
 
