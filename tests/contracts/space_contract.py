@@ -14,9 +14,11 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,15 @@ class SpaceCase:
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def of_sizes(name: str, space: Callable[..., nn.Module]) -> tuple[SpaceCase, SpaceCase, SpaceCase]:
+    """A space of images of 8 to 224 pixels: as published, of 28 pixels, and of 8, which run in milliseconds."""
+    return (
+        SpaceCase(f"{name}-224-colour", space, (1, 3, 224, 224)),
+        SpaceCase(f"{name}-28-grey", partial(space, 10, 1, (28, 28)), (2, 1, 28, 28)),
+        SpaceCase(f"{name}-8-grey", partial(space, 10, 1, (8, 8)), (2, 1, 8, 8)),
+    )
 
 
 def golden(case: SpaceCase) -> dict[str, Any]:
@@ -124,6 +135,10 @@ def extraction_equals_activation(case: SpaceCase, dtype: torch.dtype, count: int
     assert_nothing_shared(network, small)
 
 
+def extraction_is_exact(case: SpaceCase) -> None:
+    extraction_equals_activation(case, torch.float64, count=5)
+
+
 def one_hot_equals_hard(case: SpaceCase) -> None:
     network, x = case.network(torch.float64).eval(), case.inputs(torch.float64)
     arch = search_space(network).sample(random.Random(3))
@@ -182,3 +197,35 @@ def exports(case: SpaceCase) -> None:
     resolution = getattr(small, "resolution", None)
     x = torch.randn(1, case.shape[1], *((resolution,) * 2 if resolution else case.shape[2:]))
     assert distance(torch.export.export(small, (x,)).module()(x), small(x)) <= 1e-5
+
+
+LAWS: tuple[Callable[[SpaceCase], None], ...] = (
+    searching_stays_in_the_space,
+    equal_networks_are_equal_keys,
+    extraction_is_exact,
+    one_hot_equals_hard,
+    gradients_reach_every_choice,
+    meta_build_takes_no_memory,
+    copies_are_independent,
+    exports,
+)
+"""Of networks that run in milliseconds; names are golden of all."""
+
+
+# ---- spaces of images of 8 to 224 pixels ----------------------------------------------------------------------
+
+SIDES = ((8, 4), (11, 6), (16, 4), (28, 4), (57, 4), (64, 4), (120, 4), (224, 7))
+"""Of images, and of the map that a chain ends with."""
+
+
+def other_sizes_are_refused(space: Any) -> None:
+    with pytest.raises(ValueError, match=f"images of 7x9 do not fit {space.__name__}: give 8 to 224 pixels a side"):
+        space(10, 1, (7, 9))
+
+
+def maps_end_at_four_pixels_or_seven(space: Callable[..., nn.Module], size: int, side: int) -> None:
+    with torch.device("meta"):
+        ghost = space(10, 1, (size, size))
+    workload = trace(extract(ghost, search_space(ghost).largest()), torch.empty(1, 1, size, size))
+    averaged = [op.inputs[0][2:] for op in workload if op.kind == "mean"]  # (1, 1): once more before features are mixed
+    assert (side, side) in averaged and averaged[-1] in ((side, side), (1, 1))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,13 +26,10 @@ from sartor.workload import Workload, macs, parameters, trace
 torch.set_num_threads(1)
 
 SPACES: dict[str, Any] = {"proxylessnas": ProxylessNAS, "fbnet": FBNet, "single_path": SinglePath}
-FULL = [SpaceCase(f"{name}-224-colour", space, (1, 3, 224, 224)) for name, space in SPACES.items()]
-TINY = [SpaceCase(f"{name}-8-grey", partial(space, 10, 1, (8, 8)), (2, 1, 8, 8)) for name, space in SPACES.items()]
-SMALL = [
-    SpaceCase(f"{name}-28-grey", partial(space, 10, 1, (28, 28)), (2, 1, 28, 28)) for name, space in SPACES.items()
-]
+FULL, SMALL, TINY = zip(*(law.of_sizes(name, space) for name, space in SPACES.items()), strict=True)
 every = pytest.mark.parametrize("case", [*FULL, *SMALL, *TINY], ids=lambda case: case.name)
 every_tiny = pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
+every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 
 def write_golden() -> None:
@@ -46,58 +43,20 @@ def test_names_are_golden(case: SpaceCase) -> None:
 
 
 @every_tiny
-def test_searching_stays_in_the_space(case: SpaceCase) -> None:
-    law.searching_stays_in_the_space(case)
+@pytest.mark.parametrize("holds", law.LAWS, ids=lambda holds: holds.__name__)
+def test_laws(case: SpaceCase, holds: Callable[[SpaceCase], None]) -> None:
+    holds(case)
 
 
-@every_tiny
-def test_equal_networks_are_equal_keys(case: SpaceCase) -> None:
-    law.equal_networks_are_equal_keys(case)
-
-
-@every_tiny
-def test_extraction_equals_activation(case: SpaceCase) -> None:
-    law.extraction_equals_activation(case, torch.float64, count=5)
-
-
-@every_tiny
-def test_one_hot_equals_hard(case: SpaceCase) -> None:
-    law.one_hot_equals_hard(case)
-
-
-@every_tiny
-def test_gradients_reach_every_choice(case: SpaceCase) -> None:
-    law.gradients_reach_every_choice(case)
-
-
-@every_tiny
-def test_meta_build_takes_no_memory(case: SpaceCase) -> None:
-    law.meta_build_takes_no_memory(case)
-
-
-@every_tiny
-def test_copies_are_independent(case: SpaceCase) -> None:
-    law.copies_are_independent(case)
-
-
-@every_tiny
-def test_exports(case: SpaceCase) -> None:
-    law.exports(case)
-
-
-@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@every_space
 def test_other_sizes_are_refused(space: Any) -> None:
-    with pytest.raises(ValueError, match=f"images of 7x9 do not fit {space.__name__}: give 8 to 224 pixels a side"):
-        space(10, 1, (7, 9))
+    law.other_sizes_are_refused(space)
 
 
-@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-@pytest.mark.parametrize(("size", "side"), [(8, 4), (11, 6), (16, 4), (28, 4), (57, 4), (64, 4), (120, 4), (224, 7)])
+@every_space
+@pytest.mark.parametrize(("size", "side"), law.SIDES)
 def test_maps_end_at_four_pixels_or_seven(space: Any, size: int, side: int) -> None:
-    with torch.device("meta"):
-        ghost = space(10, 1, (size, size))
-    workload = trace(extract(ghost, search_space(ghost).largest()), torch.empty(1, 1, size, size))
-    assert next(op for op in workload if op.kind == "mean").inputs[0][2:] == (side, side)
+    law.maps_end_at_four_pixels_or_seven(space, size, side)
 
 
 # ---- published sizes and counts -----------------------------------------------------------------------------

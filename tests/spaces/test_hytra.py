@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,9 +20,7 @@ from sartor.workload import macs, parameters, trace
 
 torch.set_num_threads(1)
 
-FULL = SpaceCase("hytra-224-colour", HyTra, (1, 3, 224, 224))
-TINY = SpaceCase("hytra-8-grey", partial(HyTra, 10, 1, (8, 8)), (2, 1, 8, 8))
-SMALL = SpaceCase("hytra-28-grey", partial(HyTra, 10, 1, (28, 28)), (2, 1, 28, 28))
+FULL, SMALL, TINY = law.of_sizes("hytra", HyTra)
 every = pytest.mark.parametrize("case", [FULL, SMALL, TINY], ids=lambda case: case.name)
 every_small = pytest.mark.parametrize("case", [SMALL, TINY], ids=lambda case: case.name)
 
@@ -37,49 +35,18 @@ def test_names_are_golden(case: SpaceCase) -> None:
     law.names_are_golden(case)
 
 
-@every
-def test_searching_stays_in_the_space(case: SpaceCase) -> None:
-    law.searching_stays_in_the_space(case)
-
-
 @every_small
-def test_equal_networks_are_equal_keys(case: SpaceCase) -> None:
-    law.equal_networks_are_equal_keys(case)
+@pytest.mark.parametrize("holds", law.LAWS, ids=lambda holds: holds.__name__)
+def test_laws(case: SpaceCase, holds: Callable[[SpaceCase], None]) -> None:
+    holds(case)
 
 
-@every_small
-def test_extraction_equals_activation(case: SpaceCase) -> None:
-    law.extraction_equals_activation(case, torch.float64, count=8)
-
-
-@every_small
-def test_one_hot_equals_hard(case: SpaceCase) -> None:
-    law.one_hot_equals_hard(case)
-
-
-@every_small
-def test_gradients_reach_every_choice(case: SpaceCase) -> None:
-    law.gradients_reach_every_choice(case)
-
-
-@every_small
-def test_meta_build_takes_no_memory(case: SpaceCase) -> None:
-    law.meta_build_takes_no_memory(case)
-
-
-@every_small
-def test_copies_are_independent(case: SpaceCase) -> None:
-    law.copies_are_independent(case)
-
-
-@every_small
-def test_exports(case: SpaceCase) -> None:
-    law.exports(case)
+def test_searching_stays_in_the_published_space() -> None:
+    law.searching_stays_in_the_space(FULL)
 
 
 def test_other_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="images of 7x9 do not fit HyTra: give 8 to 224 pixels a side"):
-        HyTra(10, 1, (7, 9))
+    law.other_sizes_are_refused(HyTra)
 
 
 # ---- the published space ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,12 +19,8 @@ from sartor.supernet import activated, extract, named_choices, search_space
 
 torch.set_num_threads(1)
 
-TINY = SpaceCase("mixed_kernels-8-grey", partial(MixedKernels, 10, 1, (8, 8)), (2, 1, 8, 8))
-CASES = [
-    SpaceCase("mixed_kernels-224-colour", MixedKernels, (1, 3, 224, 224)),
-    SpaceCase("mixed_kernels-28-grey", partial(MixedKernels, 10, 1, (28, 28)), (2, 1, 28, 28)),
-    TINY,
-]
+CASES = law.of_sizes("mixed_kernels", MixedKernels)
+TINY = CASES[-1]
 
 
 def write_golden() -> None:
@@ -37,41 +33,13 @@ def test_names_are_golden(case: SpaceCase) -> None:
     law.names_are_golden(case)
 
 
-def test_searching_stays_in_the_space() -> None:
-    law.searching_stays_in_the_space(TINY)
-
-
-def test_equal_networks_are_equal_keys() -> None:
-    law.equal_networks_are_equal_keys(TINY)
-
-
-def test_extraction_equals_activation() -> None:
-    law.extraction_equals_activation(TINY, torch.float64, count=5)
-
-
-def test_one_hot_equals_hard() -> None:
-    law.one_hot_equals_hard(TINY)
-
-
-def test_gradients_reach_every_choice() -> None:
-    law.gradients_reach_every_choice(TINY)
-
-
-def test_meta_build_takes_no_memory() -> None:
-    law.meta_build_takes_no_memory(TINY)
-
-
-def test_copies_are_independent() -> None:
-    law.copies_are_independent(TINY)
-
-
-def test_exports() -> None:
-    law.exports(TINY)
+@pytest.mark.parametrize("holds", law.LAWS, ids=lambda holds: holds.__name__)
+def test_laws(holds: Callable[[SpaceCase], None]) -> None:
+    holds(TINY)
 
 
 def test_other_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="images of 7x9 do not fit MixedKernels: give 8 to 224 pixels a side"):
-        MixedKernels(10, 1, (7, 9))
+    law.other_sizes_are_refused(MixedKernels)
 
 
 def test_a_block_is_one_convolution_over_the_channels_of_all_groups() -> None:

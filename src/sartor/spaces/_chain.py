@@ -185,20 +185,25 @@ class MBConv(nn.Module):
 class Chain(nn.Module):
     """Stem, an unsearched block if the plan has one, searched layers, head, mean over the map, linear.
 
+    published: the plan for 224 pixels, which `plan_for` fits to images of `size` (H, W).
     layer: (name, in_channels, out_channels, stride) -> the searched layer, in `stages.<i>.blocks.<j>`.
+
+    Raises ValueError for an image size outside of 8 to 224.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        published: Plan,
         layer: Callable[[str, int, int, int], nn.Module],
         classes: int,
         channels: int,
+        size: tuple[int, int],
         *,
         activation: Activation,
         dropout: float,
     ) -> None:
         super().__init__()
+        plan = plan_for(published, check_size(size, type(self).__name__))
         self.stem = nn.Sequential(ConvNorm(channels, plan.stem, 3, plan.stem_stride, activation=activation))
         if plan.first:
             self.stem.append(MBConv(plan.stem, plan.first, 1, 3, 1, activation=activation))

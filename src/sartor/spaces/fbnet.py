@@ -19,7 +19,7 @@ import itertools
 from torch import Tensor, nn
 
 from sartor.nn import OneOf
-from sartor.spaces._chain import Chain, ConvNorm, MBConv, Plan, Stage, check_size, plan_for
+from sartor.spaces._chain import Chain, ConvNorm, MBConv, Plan, Stage
 
 __all__ = ["CANDIDATES", "PLAN", "FBNet"]
 
@@ -48,8 +48,7 @@ class FBNet(Chain):
     def __init__(
         self, classes: int = 1000, channels: int = 3, size: tuple[int, int] = (224, 224), *, dropout: float = 0.0
     ) -> None:
-        plan = plan_for(PLAN, check_size(size, "FBNet"))
-        super().__init__(plan, _layer, classes, channels, activation=nn.ReLU, dropout=dropout)
+        super().__init__(PLAN, _layer, classes, channels, size, activation=nn.ReLU, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, classes)."""

@@ -27,8 +27,8 @@ from sartor.architecture import Option
 from sartor.choice import Choice, Size
 from sartor.nn import BatchNorm2d, Conv2d, Elastic
 from sartor.nn.channels import Channels
-from sartor.spaces._blocks import check_size, relu, shortcut
-from sartor.spaces._chain import MOBILE, Chain, plan_for
+from sartor.spaces._blocks import relu, shortcut
+from sartor.spaces._chain import MOBILE, Chain
 
 __all__ = ["KERNELS", "Group", "MixedBlock", "MixedKernels", "MixedResidual"]
 
@@ -143,8 +143,7 @@ class MixedKernels(Chain):
     def __init__(
         self, classes: int = 1000, channels: int = 3, size: tuple[int, int] = (224, 224), *, dropout: float = 0.0
     ) -> None:
-        plan = plan_for(MOBILE, check_size(size, "MixedKernels"))
-        super().__init__(plan, _layer, classes, channels, activation=nn.ReLU, dropout=dropout)
+        super().__init__(MOBILE, _layer, classes, channels, size, activation=nn.ReLU, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, classes)."""

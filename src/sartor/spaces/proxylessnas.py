@@ -20,7 +20,7 @@ import itertools
 from torch import Tensor, nn
 
 from sartor.nn import OneOf
-from sartor.spaces._chain import MOBILE, Chain, MBConv, check_size, plan_for
+from sartor.spaces._chain import MOBILE, Chain, MBConv
 
 __all__ = ["CANDIDATES", "ProxylessNAS"]
 
@@ -43,8 +43,7 @@ class ProxylessNAS(Chain):
     def __init__(
         self, classes: int = 1000, channels: int = 3, size: tuple[int, int] = (224, 224), *, dropout: float = 0.0
     ) -> None:
-        plan = plan_for(MOBILE, check_size(size, "ProxylessNAS"))
-        super().__init__(plan, _layer, classes, channels, activation=nn.ReLU6, dropout=dropout)
+        super().__init__(MOBILE, _layer, classes, channels, size, activation=nn.ReLU6, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, classes)."""

@@ -26,7 +26,7 @@ from sartor.architecture import Option
 from sartor.choice import Choice, Size
 from sartor.nn import BatchNorm2d, Conv2d, Elastic
 from sartor.spaces._blocks import Residual
-from sartor.spaces._chain import MOBILE, Chain, check_size, plan_for
+from sartor.spaces._chain import MOBILE, Chain
 
 __all__ = ["EXPANSIONS", "KERNELS", "SinglePath", "Skippable", "SuperMBConv"]
 
@@ -101,8 +101,7 @@ class SinglePath(Chain):
     def __init__(
         self, classes: int = 1000, channels: int = 3, size: tuple[int, int] = (224, 224), *, dropout: float = 0.0
     ) -> None:
-        plan = plan_for(MOBILE, check_size(size, "SinglePath"))
-        super().__init__(plan, _layer, classes, channels, activation=nn.ReLU6, dropout=dropout)
+        super().__init__(MOBILE, _layer, classes, channels, size, activation=nn.ReLU6, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, classes)."""
