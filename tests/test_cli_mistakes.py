@@ -132,6 +132,15 @@ WRONG: dict[str, tuple[Make, str]] = {
     "a cost weight with bignas": (asked("--cost-weight", "2"), "is for methods of differentiable search"),
     "a cost weight below 0": (asked("--method", "darts", "--cost-weight", "-1"), "give a number from 0"),
     "weights for another method": (asked("--method", "darts", "--weights", "{tmp}"), "'darts' trains its own"),
+    # pretrained networks; what needs transformers is in test_pretrained.py
+    "model and space": (asked("--model", "a", "--space", "mobilenet"), "so --space does not go with it"),
+    "model of no name": (asked("--model", ""), "names no model"),
+    "elastic without a model": (asked("--elastic", "heads=2"), "--elastic is of a pretrained network"),
+    "uniform without a model": (asked("--uniform", "heads"), "--uniform is of a pretrained network"),
+    "length without a model": (asked("--length", "8"), "--length is of a pretrained network"),
+    "elastic of no list": (asked("--model", "a", "--elastic", "heads"), "expected ROLE=COUNTS or shares"),
+    "elastic of no number": (asked("--model", "a", "--elastic", "heads=few"), "as heads=6,9,12"),
+    "batch zero": (asked("--batch", "0"), "greater than or equal to 1"),
     # what is asked
     "latency of no number": (asked("--latency", "fast"), "for example 0.2ms"),
     "latency of unknown unit": (asked("--latency", "5parsecs"), "unknown unit 'parsecs'"),
@@ -193,7 +202,8 @@ WRONG: dict[str, tuple[Make, str]] = {
     # data
     "data unknown": (asked(data="digitz"), "no such file"),
     "data missing": (asked(data="{tmp}/none.npz"), "none.npz"),
-    "data of unknown format": (with_file("a.txt", b"1,2", asked(data="{tmp}/a.txt")), "format"),
+    "data of unknown format": (with_file("a.xyz", b"1,2", asked(data="{tmp}/a.xyz")), "format"),
+    "text without a model": (with_file("a.txt", b"1,2", asked(data="{tmp}/a.txt")), "name a --model for it"),
     "archive empty": (with_file("a.npz", b"", asked(data="{tmp}/a.npz")), "a.npz"),
     "archive half-written": (
         with_file("a.npz", half_an_archive(), asked(data="{tmp}/a.npz")),

@@ -48,7 +48,7 @@ def test_the_l2_term_spares_biases_norms_and_what_has_no_gradient() -> None:
     parameters = [*used.parameters(), *norm.parameters()]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    Recipe(weight_decay=0.5).decay_weights([*parameters, *idle.parameters()])
+    Recipe(weight_decay=0.5).decay_weights([*parameters, *idle.parameters()], 1.0)
     assert used.weight.grad is not None and torch.equal(used.weight.grad, 0.5 * used.weight)
     assert not any(p.grad is None or p.grad.any() for p in (used.bias, norm.weight, norm.bias))
     assert idle.weight.grad is None

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,13 +18,15 @@ import torch
 
 from sartor import evaluation, names, recipes
 from sartor.architecture import Architecture
+from sartor.checkpoint import flatten
 from sartor.cli import main
 from sartor.objective import Objective
 from sartor.oneshot import BigNAS
 from sartor.recipes.job import Job
 from sartor.recipes.rungs import Rung, Rungs
-from sartor.recipes.searching import nearer
+from sartor.recipes.searching import LOOKED_AT, best_of_rungs, nearer
 from sartor.recipes.training import train
+from sartor.recipes.whole_split import WholeSplitError
 from sartor.run import Run
 from sartor.search import search
 from sartor.space import SearchSpace
@@ -31,11 +34,13 @@ from sartor.strategies.random_search import RandomSearch
 from sartor.supernet import search_space
 from sartor.targets import load_target
 from sartor.task import load_task
+from sartor.trial import Trial, TrialLog
 from sartor.workload import macs
 
 HERE = Path(__file__).parent
 SPACE = f"{HERE / 'own_parts.py'}:TinyNetwork"
 COUNTING, PARAMETERS = (f"{HERE / 'own_parts.py'}:{name}" for name in ("CountingTarget", "ParameterTarget"))
+KILLED = f"{HERE / 'killed_training.py'}:Killed"
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +178,45 @@ def test_the_trials_of_rungs_are_within_each_limit_and_better_than_chance() -> N
     assert sum(t.values["latency_ms"] <= 35.0 for t in late) == len(late)
 
 
+def test_the_luckiest_trials_of_a_limit_are_compared_on_the_whole_split() -> None:
+    space = SearchSpace({"c": tuple(range(12))})
+    archs = [space.canonical({"c": i}) for i in range(12)]
+    trials = [
+        Trial(i, arch, {"error": 0.01 * i, "latency_ms": 9.5 - i / 4}, state="done") for i, arch in enumerate(archs)
+    ]
+    goals = [Objective("error", float), Objective("latency_ms", float, cheap=True)]
+    job: Any = SimpleNamespace(smallest=lambda: archs[11], rungs=lambda target: [9.5])
+    seen: list[Architecture] = []
+
+    def closely(arch: Architecture) -> float:
+        seen.append(arch)
+        return -trials[archs.index(arch)].values["error"]
+
+    found = best_of_rungs(job, job, trials, goals, closely)
+    places = [archs.index(arch) for arch in found]
+    near = range(LOOKED_AT)  # by the part; of these the last are best on the whole
+    assert places[:3] == [11, near[-1], near[-2]] and len(places) == 4
+    within = [i for i in range(12) if 9.5 - i / 4 <= 0.9 * 9.5]
+    assert places[3] == within[LOOKED_AT - 1]
+    assert {archs.index(arch) for arch in seen} == {*near, *within[:LOOKED_AT]}
+
+
+def test_the_error_on_the_whole_split_is_evaluated_once(specialised: Path) -> None:
+    task = load_task("digits")
+    with Run.open(specialised) as run, TrialLog(specialised / "run.sqlite", readonly=True) as log:
+        job = Job(run, task, (load_target(COUNTING), load_target(PARAMETERS)), print)
+        shared, asked = train(job), []
+
+        def serving(arch: Architecture) -> torch.nn.Module:
+            asked.append(arch)
+            return shared.serving(arch)
+
+        error, trial = WholeSplitError(job, serving), next(one for one in log if one.state == "done")
+        assert len(task.validation) <= 2048  # all of which a trial sees
+        assert error(trial.arch) == error(trial.arch) == pytest.approx(trial.values["error"], abs=1e-12)
+        assert asked == [trial.arch]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -201,18 +245,54 @@ def test_limits_that_are_none_are_refused(supernet: Path) -> None:
         recipes.specialise(supernet, target=COUNTING, latencies_ms=[1.0], limits={"latency_ms": 1.0})
 
 
-@pytest.mark.slow  # two processes that import torch
-def test_two_processes_train_one_run(tmp_path: Path) -> None:
+def together(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `sartor` by torchrun with two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sartor"]
-    command += ["train", SPACE, "digits", "--steps", "6", "--batch-size", "32"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=environment, timeout=300, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow  # two processes that import torch, twice
+def test_two_processes_train_one_run(tmp_path: Path) -> None:
     for name, more in (("whole", []), ("divided", ["--shard"])):
         out = tmp_path / name
-        subprocess.run([*command, *more, "--out", str(out)], check=True, env=environment, timeout=300)
+        done = together("train", SPACE, "digits", "--steps", "6", "--batch-size", "32", *more, "--out", out)
+        assert done.returncode == 0, done.stderr
         record = json.loads((out / "run.json").read_text())
         assert record["effort"]["updates"] == 6 and "train" in record["stages"]
         assert [json.loads(line)["step"] for line in (out / "train.jsonl").read_text().splitlines()] == [*range(1, 7)]
     recipes.specialise(tmp_path / "divided", target=COUNTING, latencies_ms=[0.02], trials=4).close()
+
+
+@pytest.mark.slow  # two processes that import torch, three times
+@pytest.mark.timeout(900)
+def test_two_processes_of_which_one_is_killed_end_as_if_undisturbed(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    asked = ("train", SPACE, "digits", "--method", KILLED, "--steps", "10", "--batch-size", "32", "--out")
+    done = together(*asked, whole)
+    assert done.returncode == 0, done.stderr
+    done = together(*asked, killed, TESTS_KILLED_AT="6")
+    assert done.returncode != 0 and "worker 1 of 2 is gone" in done.stderr
+    kept = Run.open(killed, lock=False).load_checkpoint()
+    assert kept is not None and kept[0] == 6 and len(log_of(killed)) == 6  # nothing that was done is lost
+    done = together("resume", killed)
+    assert done.returncode == 0, done.stderr
+    ended = [Run.open(run, lock=False).load_checkpoint() for run in (killed, whole)]
+    assert all(one is not None and one[0] == 10 for one in ended)
+    (resumed, _), (expected, _) = (flatten(one[1]["learner"]) for one in ended if one)
+    assert resumed.keys() == expected.keys() and all(torch.equal(resumed[name], expected[name]) for name in expected)
+    assert log_of(killed) == log_of(whole)
+    records = [json.loads((run / "run.json").read_text()) for run in (killed, whole)]
+    assert records[0]["effort"] == records[1]["effort"] == {"passes": 40, "looks": 0, "updates": 10}
+    assert records[0]["reached"] == records[1]["reached"]
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    """Return what was logged, but for the time it took."""
+    lines = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in line if name not in ("seconds", "samples_per_s")} for line in lines]
 
 
 DEAR = ("shiftnas",)  # its generator learns costs before the first step

@@ -27,6 +27,9 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """What can be named: the packages that hold it, and the methods that make a class one of the family."""
 
 
+PRETRAINED = "hf:"
+"""What the name of a space begins with that is a pretrained network."""
+
 _PACKAGE = Path(__file__).parent
 _SAYS_NO = "shares_weights"
 """Set by learners whose weights no sub-network is deployed with, such as those that only rate architectures."""
@@ -40,6 +43,11 @@ def built_in(family: str) -> dict[str, str]:
         places = {name: place.partition(":")[0].rpartition(".")[2] for name, (place, _) in TARGETS.items()}
         return {name: _title(_PACKAGE / "targets" / f"{module}.py") for name, module in places.items()}
     return {path.stem: _title(path) for path in _files(family) if _class_of(path, family)}
+
+
+def is_pretrained(space: str) -> bool:
+    """Tell whether a space is a pretrained network: `hf:` and a folder or an id of Hugging Face."""
+    return space.startswith(PRETRAINED)
 
 
 def check(family: str, name: str) -> None:
@@ -58,6 +66,9 @@ def check(family: str, name: str) -> None:
         load_target(name)
     elif is_own(name):
         _own(family, name)
+    elif family == "spaces" and is_pretrained(name):
+        if not name.removeprefix(PRETRAINED):
+            raise ValueError(f"{name!r} names no model: write {PRETRAINED}FOLDER, or {PRETRAINED} and an id of the hub")
     elif name not in (known := built_in(family)):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [k for k in known if _initials(k) == name]
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -170,8 +181,8 @@ def _class_of(path: Path, family: str) -> str:
         and node.name.lower().startswith(start)
         and needed <= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     ]
-    if family == "spaces":  # not a part of the network, such as its cell
-        alike = [node for node in alike if "classes" in _made_with(node)] or alike
+    if family == "spaces":  # not a part of the network, such as its cell, and no model of a vocabulary
+        alike = [node for node in alike if "classes" in _made_with(node)]
     return min((node.name for node in alike), key=len, default="")
 
 

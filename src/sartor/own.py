@@ -15,11 +15,13 @@ __all__ = ["absolute", "content_digest", "is_own", "load_own"]
 
 def is_own(text: str) -> bool:
     """Tell whether `text` is of the form ``path.py:Class``; what follows ``remote:`` may look like it."""
-    return not text.startswith(("remote:", "datasheet:")) and (".py:" in text or text.endswith(".py"))
+    return not text.startswith(("remote:", "datasheet:", "hf:")) and (".py:" in text or text.endswith(".py"))
 
 
 def absolute(text: str) -> str:
-    """Return ``path.py:Class`` so that it is found from any folder; any other name as it is."""
+    """Return ``path.py:Class``, or ``hf:`` and a folder, so that it is found from anywhere; other names as they are."""
+    if text.startswith("hf:") and Path(text[3:]).is_dir():
+        return f"hf:{Path(text[3:]).absolute()}"
     if not is_own(text):
         return text
     place, _, name = text.rpartition(":")

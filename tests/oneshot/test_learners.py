@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from contracts.learner_contract import LAWS, LAWS_OF_EFFORT, Batches, Make
+from sartor.adapt import elastic
+from sartor.adapt.networks import ImageClassifier
 from sartor.oneshot import BigNAS, Recipe, Supervised
 from sartor.oneshot.alphanet import AlphaNet
 from sartor.oneshot.attentivenas import AttentiveNAS
+from sartor.oneshot.autodistil import AutoDistil
 from sartor.oneshot.bossnas import BossNAS
 from sartor.oneshot.fairnas import FairNAS
 from sartor.oneshot.few_shot import FewShot
 from sartor.oneshot.gm_nas import GMNAS
+from sartor.oneshot.instatune import InstaTune
+from sartor.oneshot.llama_nas import LLaMANAS
 from sartor.oneshot.mixture_of_supernets import MixtureOfSupernets
 from sartor.oneshot.neas import NEAS
 from sartor.oneshot.netadaptv2 import NetAdaptV2
@@ -91,6 +96,23 @@ def bossnas() -> Learner:
     return BossNAS(net, search_space(net), **given)
 
 
+def autodistil() -> Learner:
+    """Of a tiny ViT, in two sub-spaces that take turns."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
+        num_channels=1, num_labels=2,
+    )  # fmt: skip
+    net = ImageClassifier(transformers.ViTForImageClassification(config))
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))  # a teacher whose tokens are related
+    elastic(net, hidden=[8], heads=[1], mlp=[8], depth=[1], shared=("heads", "mlp"))
+    recipe = Recipe(optimizer="adam", lr=0.01, lr_batch=32, schedule="constant", label_smoothing=0.0, dropout=None)
+    return AutoDistil(net, search_space(net), steps=20, batch_size=32, parts=2, recipe=recipe)
+
+
 LEARNERS = {"bignas": bignas, "supervised": supervised, "ofa": ofa}
 LEARNERS |= {"slimmable": slimmed(Slimmable), "universally_slimmable": slimmed(UniversallySlimmable)}
 LEARNERS |= {"netadaptv2": single_paths(NetAdaptV2), "mixture_of_supernets": slimmed(MixtureOfSupernets)}
@@ -98,8 +120,9 @@ LEARNERS |= {"spos": single_paths(SPOS), "fairnas": single_paths(FairNAS), "pa_d
 LEARNERS |= {"neas": slimmed(NEAS)}
 LEARNERS |= {"few_shot": single_paths(FewShot, choices=["mix.choice"])}
 LEARNERS |= {"gm_nas": single_paths(GMNAS, stages=(1, 1), matching=2, choices=["mix.choice", "blocks.0.kernel"])}
-LEARNERS |= {"bossnas": bossnas}
+LEARNERS |= {"autodistil": autodistil, "bossnas": bossnas, "instatune": single_paths(InstaTune)}
 LEARNERS |= {"attentivenas": attentivenas, "alphanet": slimmed(AlphaNet)}
+LEARNERS |= {"llama_nas": single_paths(LLaMANAS, distillation=0.5)}
 
 
 @pytest.mark.parametrize("law", [*LAWS, *LAWS_OF_EFFORT], ids=lambda law: law.__name__)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from sartor.oneshot import Means, Recipe, Supervised, _memory, check_memory, training_memory
+from sartor.oneshot import Copies, Means, Recipe, Supervised, _memory, check_memory, training_memory
 from sartor.oneshot._memory import TrainingMemory, free_memory, kept_activations, state_bytes
+from sartor.oneshot.few_shot import FewShot
+from sartor.oneshot.gm_nas import GMNAS
 from sartor.spaces.mobilenet import MobileNet
 from sartor.supernet import extract, search_space
-from toy_supernet import ToyNet
+from toy_supernet import ToyNet, toy_batch
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 
@@ -126,6 +130,32 @@ def test_moments_are_the_optimisers_and_divided_weights_those_of_a_worker() -> N
     divided = needed(net, 8, workers=4, sharded=True)
     assert divided.weights == weights / 4 and divided.moments == weights / 2
     assert weights / 4 < divided.gradients < weights / 4 + 2 * weights
+
+
+@pytest.mark.parametrize(
+    "made",
+    [partial(FewShot, choices=["mix.choice"]), partial(GMNAS, stages=(1, 1), matching=2, choices=["mix.choice"])],
+)
+def test_the_parts_after_a_split_are_counted(made: Any) -> None:
+    net, steps = ToyNet(), 24
+    learner = made(net, search_space(net), steps=steps, batch_size=8, recipe=Recipe(optimizer="adam"))
+    need = needed(net, 8, recipe=Recipe(optimizer="adam"), copies=learner.copies)
+    assert needed(net, 8).copies == 0 and "of copies" in str(need) and "copies" not in str(needed(net, 8))
+    for step in range(steps):
+        learner.step(toy_batch(step, 8))
+    trainings = [learner.branches.root.training, *(leaf.training for leaf in learner.branches.leaves)]
+    assert len(trainings) == 3
+    held = [p for one in trainings for p in one.net.parameters()]
+    held += [m for one in trainings for state in one.optimizer.state.values() for m in state.values() if m.dim()]
+    found = sum(tensor.nbytes for tensor in held)
+    assert 0.9 * found <= need.weights + need.moments + need.copies <= 1.2 * found
+    assert need.total == pytest.approx(needed(net, 8).total + need.copies)
+
+
+def test_a_copy_that_stands_still_has_no_moments() -> None:
+    net = ToyNet()
+    need = needed(net, 8, copies=Copies(still=2))
+    assert need.copies == 2 * need.weights and need.coming == needed(net, 8).coming + need.copies
 
 
 def test_frozen_weights_need_no_gradients() -> None:

@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 import copy
+import random
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import sartor.nn as elastic
 from contracts.layer_contract import assert_plain, distance
+from sartor import adapt
+from sartor.adapt.networks import TextClassifier
+from sartor.architecture import Architecture
 from sartor.choice import Choice
 from sartor.nn import Router, resized
 from sartor.oneshot import Recipe
 from sartor.oneshot._training import Training, draws
 from sartor.oneshot.mixture_of_supernets import MixtureOfSupernets, routable
 from sartor.oneshot.sampling import sandwich
+from sartor.space import SearchSpace
 from sartor.spaces.mobilenet import MobileNet
 from sartor.supernet import activated, extract, search_space
 from toy_supernet import ToyNet, toy_batch
@@ -130,3 +137,84 @@ def test_wrong_arguments() -> None:
     only = nn.Sequential(elastic.Conv2d(1, Choice([2, 4]), 3), nn.Flatten())
     with pytest.raises(ValueError, match="no elastic linear layer or pointwise convolution"):
         learner(only)
+
+
+# ---- on an adopted transformer: its MLPs are routed, its attention is shared ---------------------------
+
+
+def bert(**given: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = TextClassifier(transformers.BertForSequenceClassification(config), pad=0)
+    return adapt.elastic(net, **(given or {"hidden": [12, 18], "heads": [2], "mlp": [10, 20], "depth": [(0, 2), 2]}))
+
+
+def sentences() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(1, 60, (6, 9), generator=rng), torch.randint(2, (6,), generator=rng)
+
+
+def outputs(net: nn.Module, arch: Architecture) -> Tensor:
+    with activated(net.eval(), arch), torch.no_grad():
+        found: Tensor = net(sentences()[0])
+    return found
+
+
+def several(space: SearchSpace) -> list[Architecture]:
+    return [space.largest(), space.smallest(), *(space.sample(random.Random(i)) for i in range(4))]
+
+
+def test_of_a_transformer_the_mlps_are_routed_and_attention_is_shared() -> None:
+    one = learner(bert())
+    block = "model.bert.encoder.layer"
+    assert [*one.routers] == [f"{block}.{i}.{part}.dense" for i in range(3) for part in ("intermediate", "output")]
+    assert one.space == search_space(bert()) == search_space(one.net)
+    assert routable(bert(heads=[2])) == []
+    with pytest.raises(ValueError, match="cannot be routed"):
+        learner(one.net)
+
+
+def test_on_a_transformer_one_expert_is_the_plain_supernet() -> None:
+    for routing in ("layer", "neuron"):
+        plain, one = bert(), learner(bert(), experts=1, routing=routing)
+        assert all(torch.equal(outputs(plain, arch), outputs(one.net, arch)) for arch in several(one.space))
+
+
+@pytest.mark.parametrize("routing", ["layer", "neuron"])
+def test_on_a_transformer_equal_experts_do_not_depend_on_routers(routing: str) -> None:
+    one = learner(bert(), routing=routing, noise=0.0)
+    before = [outputs(one.net, arch) for arch in several(one.space)]
+    for router in one.routers.values():
+        nn.init.normal_(router.last.weight)
+    for arch, output in zip(several(one.space), before, strict=True):
+        torch.testing.assert_close(outputs(one.net, arch), output)
+
+
+@pytest.mark.parametrize("routing", ["layer", "neuron"])
+def test_a_collapsed_transformer_equals_the_routed_one_and_has_no_routers(routing: str) -> None:
+    one = learner(bert(), routing=routing, recipe=Recipe(lr=0.1, dropout=None))
+    one.step(sentences())
+    for arch in several(one.space):
+        small = extract(one.net, arch)
+        assert not any(isinstance(module, Router) or parametrize.is_parametrized(module) for module in small.modules())
+        assert {*small.state_dict()} <= {*bert().state_dict()}
+        assert distance(outputs(small, Architecture({})), outputs(one.net, arch)) <= 1e-6
+
+
+@pytest.mark.parametrize("routing", ["layer", "neuron"])
+def test_under_any_architecture_gradients_reach_the_routers_of_the_blocks_that_run(routing: str) -> None:
+    one = learner(bert(), routing=routing)
+    ids, labels = sentences()
+    for arch in several(one.space):
+        one.net.zero_grad(set_to_none=True)
+        with activated(one.net, arch):
+            F.cross_entropy(one.net(ids), labels).backward()  # type: ignore[no-untyped-call]
+        depth = arch["model.bert.encoder.layer.depth"]
+        running = {str(i) for i in (depth if isinstance(depth, tuple) else range(int(depth)))}  # type: ignore[arg-type]
+        for path, router in one.routers.items():
+            slope = router.last.weight.grad
+            assert (slope is not None and bool(slope.abs().sum() > 0)) == (path.split(".")[4] in running), path

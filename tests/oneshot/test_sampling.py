@@ -1,16 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import operator
 import random
 from collections import Counter
+from functools import partial
+from typing import Any
 
 import pytest
 
 from sartor.architecture import Architecture
-from sartor.oneshot.sampling import at_width, at_widths, fair, ordered, sandwich, uniform, weighted
+from sartor.oneshot import BigNAS
+from sartor.oneshot.alphanet import AlphaNet
+from sartor.oneshot.attentivenas import AttentiveNAS
+from sartor.oneshot.mixture_of_supernets import MixtureOfSupernets
+from sartor.oneshot.ofa import OFA
+from sartor.oneshot.sampling import (
+    at_random_width,
+    at_width,
+    at_widths,
+    ends,
+    fair,
+    ordered,
+    sandwich,
+    uniform,
+    weighted,
+)
+from sartor.oneshot.slimmable import Slimmable
+from sartor.oneshot.universally_slimmable import UniversallySlimmable
 from sartor.space import NothingFound, SearchSpace
 from sartor.supernet import search_space
 from toy_group_net import GroupNet
+from toy_supernet import ToyNet
 
 SPACE = SearchSpace({"a": (1, 2, 3), "b": (4, 5, 6), "c": ("x", "y")})
 CELL = SearchSpace({f"edge.{i}": ("none", "skip", "conv", "pool") for i in range(5)})
@@ -60,6 +81,37 @@ def test_fair_and_weighted_draws_meet_the_constraint_or_say_so() -> None:
     for draw in (lambda: fair(none, random.Random(0)), lambda: weighted(none, random.Random(0), {})):
         with pytest.raises(NothingFound, match="constraint of the space"):
             draw()
+
+
+def test_ends_that_a_constraint_excludes_are_refused_and_widths_drawn_again() -> None:
+    free = SearchSpace({"a": (2, 4, 6, 8), "b": (1, 2)})
+    for excluded, which in ((free.largest(), "largest"), (free.smallest(), "smallest")):
+        narrow = SearchSpace(free.choices, constraint=partial(operator.ne, excluded))
+        for draw in (ends, lambda space: sandwich(space, random.Random(0))):
+            with pytest.raises(ValueError, match=f"excludes the {which} sub-network, which is trained"):
+                draw(narrow)
+    assert ends(free) == (free.largest(), free.smallest())
+    odd = SearchSpace(free.choices, constraint=lambda arch: arch["a"] != 6)
+    with pytest.raises(ValueError, match=r"excludes the sub-network of width 0\.75"):
+        at_width(odd, 0.75)
+    for seed in range(50):
+        assert (
+            at_random_width(odd, random.Random(seed), 0.25) in odd and at_widths(odd, random.Random(seed), 0.25) in odd
+        )
+        assert at_random_width(free, random.Random(seed), 0.25) == at_width(free, random.Random(seed).uniform(0.25, 1))
+
+
+ENDS = {"bignas": BigNAS, "attentivenas": AttentiveNAS, "alphanet": AlphaNet, "ofa": OFA, "slimmable": Slimmable,
+        "universally_slimmable": UniversallySlimmable, "mixture_of_supernets": MixtureOfSupernets}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENDS.values(), ids=ENDS)
+def test_learners_of_the_largest_refuse_a_constraint_that_excludes_it(kind: Any) -> None:
+    net = ToyNet()
+    free = search_space(net)
+    narrow = SearchSpace(free.choices, free.gates, lambda arch: arch != free.largest())
+    with pytest.raises(ValueError, match="the constraint of the space excludes the "):
+        kind(net, narrow, steps=4, batch_size=8)
 
 
 def test_weights_are_the_chances_of_options() -> None:

@@ -48,9 +48,37 @@ class Limit(NamedTuple):
         return read
 
 
+class Options(NamedTuple):
+    """The options of what is searched in a pretrained network, by its role."""
+
+    role: str
+    values: tuple[int | float | tuple[int, ...], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Options:
+        """Read "heads=6,9,12", "mlp=0.5,0.75" or, for blocks by their numbers, "depth=0+2+5,3"."""
+        role, _, values = text.partition("=")
+        try:
+            if not role.isidentifier():
+                raise ValueError(role)
+            return cls(role, tuple(_count_or_share(one) for one in values.split(",")))
+        except ValueError:
+            raise ValueError(
+                f"options {text!r} are not understood; expected ROLE=COUNTS or shares, as heads=6,9,12 or mlp=0.5,0.75"
+            ) from None
+
+
+def _count_or_share(text: str) -> int | float | tuple[int, ...]:
+    if "+" in text:
+        return tuple(int(part) for part in text.split("+"))
+    return float(text) if "." in text else int(text)
+
+
 TARGET = "Where it will run, of `sartor list targets`, remote:COMMAND, datasheet:TEXT or path.py:Class"
 
-Data = Annotated[str, Argument(metavar="DATA", help="digits, an .npz or IDX file, a folder, or a data set id.")]
+Data = Annotated[
+    str, Argument(metavar="DATA", help="digits, an .npz or IDX file, a folder, a data set id; text with --model.")
+]
 Out = Annotated[Path, Option(metavar="RUN", help="The run folder to write, as runs/first.")]
 Target = Annotated[str, Option(metavar="NAME", help=f"{TARGET}.")]
 Targets = Annotated[list[str] | None, Option("--target", metavar="NAME", help=f"{TARGET}; may repeat.")]
@@ -102,8 +130,30 @@ TrialTimeout = Annotated[
     Option(metavar="TIME", parser=units.parse_duration, help="A trial that takes longer has failed."),
 ]
 Space = Annotated[str, Option(metavar="NAME", help="Of `sartor list spaces`, or path.py:Class.")]
+Model = Annotated[
+    str | None,
+    Option("--model", metavar="MODEL", help="Start from a pretrained network of Hugging Face: a folder or an id."),
+]
+Elastic = Annotated[
+    list[Options] | None,
+    Option(
+        "--elastic",
+        metavar="ROLE=LIST",
+        parser=Options.parse,
+        help="What of a pretrained network is searched, as heads=6,9,12 or mlp=0.5,0.75; may repeat.",
+    ),
+]
+Uniform = Annotated[
+    list[str] | None,
+    Option("--uniform", metavar="ROLE", help="What is the same in all blocks of a pretrained network; may repeat."),
+]
+Length = Annotated[
+    int | None, Option("--length", metavar="TOKENS", min=2, help="Of a sequence; 64, if nothing is said.")
+]
+Batch = Annotated[int, Option("--batch", metavar="N", min=1, help="Samples of an inference whose latency is measured.")]
 Method = Annotated[
-    str, Option(metavar="NAME", help="What trains the shared weights: bignas, or a differentiable one, as fbnet.")
+    str | None,
+    Option(metavar="NAME", help="What trains the shared weights: bignas, or a differentiable one, as fbnet."),
 ]
 Retrain = Annotated[
     bool | None,
@@ -130,9 +180,11 @@ Force = Annotated[bool, Option("--force", help="Replace what is there.")]
 Debug = Annotated[bool, Option("--debug", help="On an error, show where it came from.")]
 
 Supernet = Annotated[Path, Argument(metavar="RUN", help="A run with trained shared weights, of `sartor train`.")]
-TrainSpace = Annotated[str, Argument(metavar="SPACE", help="Of `sartor list spaces`, or path.py:Class.")]
+TrainSpace = Annotated[
+    str, Argument(metavar="SPACE", help="Of `sartor list spaces`, path.py:Class, or hf: and a pretrained network.")
+]
 SharedMethod = Annotated[
-    str, Option("--method", metavar="NAME", help="What trains the shared weights, of `sartor list methods`.")
+    str | None, Option("--method", metavar="NAME", help="What trains the shared weights, of `sartor list methods`.")
 ]
 TrainSteps = Annotated[int | None, Option("--steps", metavar="N", min=1, help="Training steps, instead of a budget.")]
 BatchSize = Annotated[

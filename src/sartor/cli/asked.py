@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from sartor import names
 from sartor.own import absolute
 
 _LIMITS = {
@@ -32,6 +33,11 @@ _OTHERS = (
     "trials",
     "trial_timeout",
     "space",
+    "model",
+    "elastic",
+    "uniform",
+    "length",
+    "batch",
     "method",
     "strategy",
     "retrain",
@@ -46,7 +52,7 @@ _OTHERS = (
     "seed",
     "threads",
 )
-_RECORDED_AS = {"trial_timeout": "trial_timeout_s"}
+_RECORDED_AS = {"trial_timeout": "trial_timeout_s", "model": "space"}
 
 
 def limits_of(params: Mapping[str, Any]) -> dict[str, float]:
@@ -57,6 +63,42 @@ def limits_of(params: Mapping[str, Any]) -> dict[str, float]:
         for target, value in [("", given)] if isinstance(given, float) else given or ():
             found[f"{name}@{target}" if target else name] = float(value) * scale
     return found
+
+
+def check_names(targets: Iterable[str], space: str, strategy: str, method: str | None) -> None:
+    """Raise ValueError for a name that nothing has, or a method that searches nothing."""
+    for family, named in (("targets", targets), ("spaces", [space]), ("strategies", [strategy])):
+        for one in named:
+            names.check(family, one)
+    if method is not None:
+        names.check_search(method)
+
+
+def check_work(budget: float | None, steps: int | None, trials: int | None) -> None:
+    """Raise ValueError unless the amount of work is said in one way, or none."""
+    if (steps or trials) and budget:
+        raise ValueError("--budget and --steps/--trials are two ways to say how much work; give one of them")
+    if bool(steps) != bool(trials):
+        raise ValueError("--steps and --trials go together; give both, or a --budget")
+
+
+def space_of(context: typer.Context) -> str:
+    """Return the space that is searched, a pretrained network included; ValueError where two are named."""
+    space, model = context.params["space"], context.params["model"]
+    if model is None:
+        return str(space)
+    if is_written(context, "space"):
+        raise ValueError("--model is the space that is searched, so --space does not go with it; give one of them")
+    return f"{names.PRETRAINED}{model}"
+
+
+def pretrained_options(context: typer.Context, space: str) -> dict[str, Any]:
+    """Return what a recipe is told of a pretrained network; ValueError where that is said of another space."""
+    given = {name: context.params[name] for name in ("elastic", "uniform", "length")}
+    wrong = next((name for name, value in given.items() if value), None)
+    if wrong and not names.is_pretrained(space):
+        raise ValueError(f"--{wrong} is of a pretrained network, and {space!r} is none: give --model, or leave it out")
+    return {"elastic": dict(given["elastic"] or ()), "uniform": given["uniform"] or (), "length": given["length"]}
 
 
 def check_same(run: Path, context: typer.Context) -> None:
@@ -76,14 +118,18 @@ def check_same(run: Path, context: typer.Context) -> None:
     limits, asked = recorded.get("limits") or {}, limits_of(context.params)
     for name in _LIMITS:
         same = [{key: one for key, one in each.items() if _option_of(key) == name} for each in (limits, asked)]
-        if _is_written(context, name) and same[0] != same[1]:
+        if is_written(context, name) and same[0] != same[1]:
             raise ValueError(_told(run, f"--{name}", _limits_shown(same[0]), _limits_shown(same[1])))
     for name in _OTHERS:
-        if not _is_written(context, name):
+        if not is_written(context, name):
             continue
         before, now = recorded.get(_RECORDED_AS.get(name, name)), context.params[name]
         if name == "image_size":
             before, now = _sides(before), _sides(now)
+        elif name == "model":
+            now = absolute(f"{names.PRETRAINED}{now}")
+        elif name == "elastic":
+            now = {role: _listed(values) for role, values in now}
         elif name in ("weights", "costs"):
             now = os.path.realpath(now)  # as it is recorded
         elif name == "target":
@@ -97,7 +143,7 @@ def check_same(run: Path, context: typer.Context) -> None:
 def unused_budget(run: Path, context: typer.Context) -> str:
     """Return a warning if the user wrote another budget than `run` was started with; "" otherwise."""
     recorded = _recorded(run)
-    if not recorded or not _is_written(context, "budget") or context.params["budget"] == recorded.get("budget_s"):
+    if not recorded or not is_written(context, "budget") or context.params["budget"] == recorded.get("budget_s"):
         return ""
     trains = recorded.get("work") == "train"  # its length was fixed, which the learning rate follows
     more = "" if trains else f"; for more time, `sartor resume {run} --budget +TIME`"
@@ -121,7 +167,13 @@ def _limits_shown(limits: Mapping[str, float]) -> str | None:
     return " and ".join(written)
 
 
-def _is_written(context: typer.Context, name: str) -> bool:
+def _listed(values: tuple[Any, ...]) -> list[Any]:
+    """Return options as JSON holds them."""
+    return [list(one) if isinstance(one, tuple) else one for one in values]
+
+
+def is_written(context: typer.Context, name: str) -> bool:
+    """Tell whether the user wrote an option."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

@@ -16,8 +16,7 @@ import typer
 import sartor
 from sartor import names
 from sartor.cli import arguments as given
-from sartor.cli import profiling, supernets
-from sartor.cli.asked import check_same, limits_of, unused_budget
+from sartor.cli import asked, profiling, supernets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +30,7 @@ Examples:
   sartor search photos/ --target onnxruntime:int8 --latency 5ms --size 2MB --budget 1h --out runs/photos
   sartor search digits --target onnxruntime --target torch --latency 2ms --out runs/both
   sartor search digits --method fbnet --space fbnet --latency 0.2ms --out runs/fbnet
+  sartor search reviews.csv --model models/minilm --latency 8ms --length 32 --budget 30min --out runs/reviews
   sartor resume runs/photos --budget +30min
   sartor train mobilenet digits --method ofa --budget 10min --out runs/net
   sartor specialise runs/net --target torch --target onnxruntime --latency 0.1ms --latency 0.2ms
@@ -77,7 +77,12 @@ def search(
     trials: given.Trials = None,
     trial_timeout: given.TrialTimeout = None,
     space: given.Space = "mobilenet",
-    method: given.Method = "bignas",
+    model: given.Model = None,
+    elastic: given.Elastic = None,
+    uniform: given.Uniform = None,
+    length: given.Length = None,
+    batch: given.Batch = 1,
+    method: given.Method = None,
     strategy: given.Strategy = "auto",
     retrain: given.Retrain = None,
     cost_weight: given.CostWeight = None,
@@ -93,16 +98,14 @@ def search(
 
     Train a supernet, search it, verify and export the networks of the Pareto front.
     """
-    _check_work(budget, steps, trials)
+    asked.check_work(budget, steps, trials)
     if resume and force:
         raise ValueError("--resume continues a run and --force replaces it; give one of them")
-    targets = target or ["onnxruntime"]
-    _check_names(targets, space, strategy, method)
+    targets, space = target or ["onnxruntime"], asked.space_of(context)
+    of_pretrained = asked.pretrained_options(context, space)
+    asked.check_names(targets, space, strategy, method)
     if may_write(out, resume=resume, force=force):
-        check_same(out, context)
-        if warning := unused_budget(out, context):
-            _say(warning)
-        again(out, None)
+        go_on(out, context)
         return
 
     say = progress()
@@ -112,7 +115,7 @@ def search(
         data,
         target=targets,
         out=out,
-        limits=limits_of(context.params),
+        limits=asked.limits_of(context.params),
         limit_as=limit_as,
         weights=weights,
         costs=costs,
@@ -125,12 +128,14 @@ def search(
         retrain=retrain,
         cost_weight=cost_weight,
         image_size=image_size,
+        batch=batch,
         baselines=baselines,
         seed=seed,
         threads=threads,
         trial_timeout_s=trial_timeout,
         force=force,
         on_progress=say,
+        **of_pretrained,
     ).close()
     conclude(out)
 
@@ -287,20 +292,12 @@ def _never_began(folder: Path) -> bool:
     return bool(found) and found <= {"run.lock", "run.json.tmp"}
 
 
-def _check_names(targets: Iterable[str], space: str, strategy: str, method: str) -> None:
-    """Raise ValueError for a name that nothing has, or a method that searches nothing."""
-    for family, named in (("targets", targets), ("spaces", [space]), ("strategies", [strategy])):
-        for one in named:
-            names.check(family, one)
-    names.check_search(method)
-
-
-def _check_work(budget: float | None, steps: int | None, trials: int | None) -> None:
-    """Raise ValueError unless the amount of work is said in one way, or none."""
-    if (steps or trials) and budget:
-        raise ValueError("--budget and --steps/--trials are two ways to say how much work; give one of them")
-    if bool(steps) != bool(trials):
-        raise ValueError("--steps and --trials go together; give both, or a --budget")
+def go_on(out: Path, context: typer.Context) -> None:
+    """Continue the search in `out`, if it is the one that is asked for."""
+    asked.check_same(out, context)
+    if warning := asked.unused_budget(out, context):
+        _say(warning)
+    again(out, None)
 
 
 def may_write(out: Path, *, resume: bool, force: bool) -> bool:

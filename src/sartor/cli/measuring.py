@@ -78,20 +78,34 @@ def _exported(folder: Path, target: str, file_name: str) -> Artefact | None:
     try:
         one = json.loads((folder / "export.json").read_bytes())["artefacts"][target]
         files = tuple(folder / str(name) for name in one["files"])
-        return Artefact(folder / str(one["file"]), tuple(map(int, one["input_shape"])), files)
+        return Artefact(
+            folder / str(one["file"]), tuple(map(int, one["input_shape"])), files, int(one.get("ids_below", 0))
+        )
     except (OSError, ValueError, LookupError, TypeError):  # not exported for it, or no longer described
         pass
     names = [file_name, *([Path(file_name).with_suffix(".onnx").name] if _reads_onnx(file_name) else [])]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         return None
-    return Artefact(path, _input_of(path) if path.suffix == ".onnx" else _image_of(folder), (path,))
+    shape = _input_of(path) if path.suffix == ".onnx" else _told_input(folder)
+    return Artefact(path, shape, (path,), _ids_below(folder))
 
 
-def _image_of(folder: Path) -> tuple[int, ...]:
+def _ids_below(folder: Path) -> int:
+    """What the token ids of a network of text are below, as it was exported for another target; 0 of other ones."""
+    try:
+        found = json.loads((folder / "export.json").read_bytes())["artefacts"].values()
+        return max((int(one.get("ids_below", 0)) for one in found), default=0)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return 0
+
+
+def _told_input(folder: Path) -> tuple[int, ...]:
     path = folder / "preprocessing.json"
     try:
         size = json.loads(path.read_bytes())
+        if size.get("mode") in ("text", "tokens"):
+            return (1, int(size["length"]))
         return (1, int(size["channels"]), int(size["height"]), int(size["width"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} does not say the size of the input ({error})") from None

@@ -13,7 +13,7 @@ import typer
 
 from sartor import names
 from sartor.cli import arguments as given
-from sartor.cli.asked import check_same, limits_of, unused_budget
+from sartor.cli.asked import check_same, limits_of, pretrained_options, unused_budget
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,10 @@ def train(
     space: given.TrainSpace,
     data: given.Data,
     out: given.Out,
-    method: given.SharedMethod = "bignas",
+    method: given.SharedMethod = None,
+    elastic: given.Elastic = None,
+    uniform: given.Uniform = None,
+    length: given.Length = None,
     budget: given.Budget = None,
     steps: given.TrainSteps = None,
     batch_size: given.BatchSize = None,
@@ -50,12 +53,11 @@ def train(
     """
     from sartor.cli import commands
 
-    if steps and budget:
-        raise ValueError("--budget and --steps are two ways to say how long; give one of them")
-    if resume and force:
-        raise ValueError("--resume continues a run and --force replaces it; give one of them")
+    _check_asked(steps, budget, resume, force)
     names.check("spaces", space)
-    names.check_train(method)
+    of_pretrained = pretrained_options(context, space)
+    if method is not None:
+        names.check_train(method)
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
     say = commands.progress() if first else None
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # of several processes the first makes the folder, and tells all
@@ -83,9 +85,17 @@ def train(
         force=force,
         resume=resume,
         on_progress=say,
+        **of_pretrained,
     ).close()
     if first:
         commands.conclude(out)
+
+
+def _check_asked(steps: int | None, budget: float | None, resume: bool, force: bool) -> None:
+    if steps and budget:
+        raise ValueError("--budget and --steps are two ways to say how long; give one of them")
+    if resume and force:
+        raise ValueError("--resume continues a run and --force replaces it; give one of them")
 
 
 def specialise(
@@ -102,6 +112,7 @@ def specialise(
     trials: given.SpecialTrials = TRIALS,
     strategy: given.Strategy = "linas",
     finetune: given.Finetune = 0,
+    batch: given.Batch = 1,
     threads: given.Threads = 1,
     force: given.Force = False,
     debug: given.Debug = False,
@@ -133,6 +144,7 @@ def specialise(
         trials=trials,
         strategy=strategy,
         finetune_steps=finetune,
+        batch=batch,
         costs=costs,
         threads=threads,
         force=force,

@@ -48,7 +48,13 @@ def print_front(console: Console, record: Record, folder: Path, report: Path) ->
         console.print(f"{_BEST} best: {record.why.partition(chr(10))[0]}", markup=False)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     if record.best is not None:
-        console.print(f"next: python {folder / 'best' / 'use.py'} IMAGE", markup=False, soft_wrap=True)
+        reads = record.part("task").get("preprocessing") or {}
+        what = _READS.get(str(reads.get("mode")), "IMAGE")
+        console.print(f"next: python {folder / 'best' / 'use.py'} {what}", markup=False, soft_wrap=True)
+
+
+_READS = {"text": "TEXT", "tokens": "IDS", "tensor": "ARRAY.npy"}
+"""What `use.py` is given, where that is no image."""
 
 
 def _front(members: Sequence[tuple[Network, Measured]], best: object) -> Table:

@@ -27,6 +27,7 @@ from sartor.choice import Choice, Size
 from sartor.nn import Elastic
 from sartor.nn.gradients import divide_gradient
 from sartor.oneshot._ensemble_encoding import APART, Encoding, name_in_head
+from sartor.oneshot._twin import twin
 from sartor.supernet import extract, named_choices, search_space
 
 __all__ = ["Ensemble", "JoinedNetwork", "ensemble"]
@@ -97,7 +98,7 @@ class Ensemble(_Members, Elastic):
 
     def __init__(self, net: nn.Module, members: int = 2) -> None:
         super().__init__()
-        space, self.net = search_space(net), _twin(net)
+        space, self.net = search_space(net), twin(net)
         self._elastic_steps = _chain(self.net)
         steps_of = _first_steps(self.net, self._elastic_steps)
         self._elastic_starts = sorted({step for step in steps_of.values() if step >= 0})
@@ -213,14 +214,6 @@ class JoinedNetwork(_Members):
         if self.training:
             x = divide_gradient(x, len(self.heads))
         return torch.stack([head(x) for head in self.heads], 1)
-
-
-def _twin(net: nn.Module) -> nn.Module:
-    """A copy with choices of its own, named as those of `net`, and the same parameters and buffers."""
-    twin = copy.deepcopy(net, {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())})
-    for name, choice in named_choices(twin).items():
-        choice.name = name
-    return twin
 
 
 class _Blocks(fx.Tracer):

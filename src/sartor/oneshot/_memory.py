@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,34 @@ from sartor.oneshot._recipe import Recipe
 from sartor.oneshot._training import Means
 from sartor.supernet import activated
 
-__all__ = ["TrainingMemory", "check_memory", "free_memory", "kept_activations", "state_bytes", "training_memory"]
+__all__ = [
+    "Copies",
+    "TrainingMemory",
+    "check_memory",
+    "free_memory",
+    "kept_activations",
+    "state_bytes",
+    "training_memory",
+]
 
-MOMENTS = {"rmsprop": 2, "adam": 2, "sgd": 1, "lars": 1}  # numbers that an optimiser keeps for each weight
+MOMENTS = {"rmsprop": 2, "adam": 2, "adamw": 2, "sgd": 1, "lars": 1}  # numbers that an optimiser keeps for each weight
 SAMPLES = 2  # the fewest for which a batch norm works on any map
 ALMOST = 0.8  # of what is free, above which a training is warned of
 CGROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
+
+
+class Copies(NamedTuple):
+    """Further networks of the size of its own that a learner holds at most: its attribute `copies`.
+
+    trained: with moments, as the parts after a split; one has gradients at a time. still: without, as a teacher or a
+    moving average.
+    """
+
+    trained: int = 0
+    still: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,11 +61,12 @@ class TrainingMemory:
     gradients: float
     moments: float
     activations: float
+    copies: float = 0.0
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.weights + self.gradients + self.moments + self.activations
+        return self.weights + self.gradients + self.moments + self.activations + self.copies
 
     @property
     def coming(self) -> float:
@@ -54,7 +74,7 @@ class TrainingMemory:
         return self.total - self.weights
 
     def __str__(self) -> str:
-        parts = ("weights", "gradients", "moments", "activations")
+        parts = ["weights", "gradients", "moments", "activations", *(["copies"] if self.copies else [])]
         return f"{_gb(self.total)}: " + ", ".join(f"{_gb(getattr(self, part))} of {part}" for part in parts)
 
 
@@ -96,6 +116,7 @@ def training_memory(
     means: Means = Means(),  # noqa: B008 - frozen
     workers: int | None = None,
     sharded: bool = False,
+    copies: Copies = Copies(),  # noqa: B008 - immutable
 ) -> TrainingMemory:
     """Return what a training of `net` will need on each worker; the network is as before afterwards.
 
@@ -106,6 +127,7 @@ def training_memory(
         batch_size: samples per step of all workers together. recipe, means: of the training.
         workers: their number, `distributed.world()` by default.
         sharded: whether the weights will be divided among them (stage 3); a block's are whole while it runs.
+        copies: further networks that the learner will hold, its `copies` if it has any.
     """
     count = workers or distributed.world()
     trained = sum(p.nbytes for p in net.parameters() if p.requires_grad)
@@ -113,11 +135,13 @@ def training_memory(
     divided, block = (count, _largest_block(net)) if sharded else (1, 0)
     fixed, each = _activations(net, assignment, example, means)
     passed = batch_size / count / means.accumulate
+    moments = MOMENTS[recipe.optimizer] * trained
     return TrainingMemory(
         weights=weights / divided,
         gradients=trained / divided + 2 * block,
-        moments=MOMENTS[recipe.optimizer] * trained / divided,
+        moments=moments / divided,
         activations=fixed + each * passed,
+        copies=((copies.trained + copies.still) * weights + copies.trained * moments) / divided,
     )
 
 

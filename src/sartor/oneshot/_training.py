@@ -21,7 +21,7 @@ from sartor.supernet import activated
 __all__ = ["Effort", "Means", "Training", "draws", "frozen_statistics", "refuse_divided"]
 
 Batch = tuple[Tensor, Tensor]
-"""Images (N, C, H, W) and labels (N,)."""
+"""Images (N, C, H, W) and labels (N,), or token ids (N, T) and labels (N,) or (N, T)."""
 
 
 class Effort(NamedTuple):
@@ -106,18 +106,19 @@ class Training:
         return self.recipe.learning_rate(self.done, self.steps, self.batch_size)
 
     def parts(self, batch: Batch) -> Iterator[Batch]:
-        """Yield the batch, or the parts of it that are accumulated, in the layout of the network, which trains."""
+        """Yield the batch, or the parts of it that are accumulated, in the layout of the network, which trains.
+
+        The labels (N, T) of sequences come as (N * T,), one for each row of `logits`.
+        """
         self.net.train()
         images, labels = channels_last(batch[0]), batch[1]
-        if self.means.accumulate == 1:
-            yield images, labels
-            return
         if len(labels) % self.means.accumulate:
             raise ValueError(f"a batch of {len(labels)} does not divide into accumulate={self.means.accumulate} parts")
-        yield from zip(images.chunk(self.means.accumulate), labels.chunk(self.means.accumulate), strict=True)
+        parts = zip(images.chunk(self.means.accumulate), labels.chunk(self.means.accumulate), strict=True)
+        yield from ((inputs, _rows_of_labels(wanted)) for inputs, wanted in parts)
 
     def logits(self, assignment: Mapping[str, Any], images: Tensor, *, regularise: bool = True) -> Tensor:
-        """Return the float32 outputs (N, K) of the sub-network, at its resolution.
+        """Return the float32 outputs (N, K) of the sub-network, at its resolution; (N * T, V) of sequences.
 
         assignment: an architecture, weights over options, or {} for a network without choices.
         regularise: whether dropout drops.
@@ -126,7 +127,8 @@ class Training:
             layer.training = regularise
         with activated(self.net, assignment), self.autocast():
             outputs: Tensor = self.net(resized(images, self.net))
-        return outputs.float()
+        sequences = outputs.dim() == 3 and not images.is_floating_point()  # of ids; ensembles have 3 dimensions too
+        return (outputs.flatten(0, 1) if sequences else outputs).float()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a mean over a part of the batch; all parts together are one pass."""
@@ -169,7 +171,7 @@ class Training:
         """
         rate = self.learning_rate if rate is None else rate
         self.collect()
-        self.recipe.decay_weights(self.parameters if self._decayed is None else self._decayed)
+        self.recipe.decay_weights(self.parameters if self._decayed is None else self._decayed, rate)
         self.recipe.clip(self.parameters)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -206,6 +208,10 @@ class Training:
         self.done, self.effort = state["done"], Effort(*state.get("effort", ()))  # of older runs nothing was counted
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _rows_of_labels(labels: Tensor) -> Tensor:
+    return labels.flatten() if labels.dim() == 2 and not labels.is_floating_point() else labels
 
 
 def refuse_divided(net: nn.Module, what: str) -> None:

@@ -27,7 +27,7 @@ from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Batch, Effort, Means, Training, draws
 from sartor.oneshot.divergences import adaptive_alpha_divergence
-from sartor.oneshot.sampling import sandwich
+from sartor.oneshot.sampling import ends, uniform
 from sartor.space import SearchSpace
 
 __all__ = ["RECIPE", "AlphaNet"]
@@ -73,6 +73,7 @@ class AlphaNet:
         self.net, self.space, self.loss, self.seed, self.sampled = net, space, loss, seed, sampled
         self.divergence = partial(adaptive_alpha_divergence, least=alpha_min, most=alpha_max, clip=clip)
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
+        self.largest, self.smallest = ends(space)
         self.passes_per_step = 2.0 + sampled
 
     def step(self, batch: Batch) -> Mapping[str, float]:
@@ -80,10 +81,8 @@ class AlphaNet:
 
         Returns the largest sub-network's loss, the others' mean divergence from it, and the learning rate.
         """
-        rng = draws(self.seed, self.training.done)
-        largest, smallest, *drawn = sandwich(self.space, rng, self.sampled)
-        others = [*drawn, smallest]
-        loss, distillation = sandwich_gradients(self.training, self.loss, largest, others, batch, self.divergence)
+        others = [*uniform(self.space, draws(self.seed, self.training.done), self.sampled), self.smallest]
+        loss, distillation = sandwich_gradients(self.training, self.loss, self.largest, others, batch, self.divergence)
         return {"loss": loss, "distillation": distillation, "learning_rate": self.training.update()}
 
     @property

@@ -36,6 +36,7 @@ from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Batch, Effort, Means, Training, draws
 from sartor.oneshot.divergences import kl
+from sartor.oneshot.sampling import ends
 from sartor.space import SearchSpace
 
 __all__ = ["RECIPE", "AttentiveNAS"]
@@ -93,7 +94,7 @@ class AttentiveNAS:
         self.pick, self.candidates, self.sampled, self.cost = pick, candidates, sampled, cost
         self._binning = {"width": width, "count": None if width else bins, "samples": samples}
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
-        self.largest, self.smallest = space.largest(), space.smallest()
+        self.largest, self.smallest = ends(space)
         self.passes_per_step = 2.0 + sampled
 
     def step(self, batch: Batch) -> Mapping[str, float]:

@@ -30,7 +30,7 @@ from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.divergences import kl
-from sartor.oneshot.sampling import sandwich
+from sartor.oneshot.sampling import ends, sandwich
 from sartor.space import SearchSpace
 
 __all__ = ["BigNAS"]
@@ -70,7 +70,7 @@ class BigNAS:
         self.net, self.space, self.loss = net, space, loss
         self.n_random, self.label_share, self.seed = n_random, label_share, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
-        self.largest = space.largest()
+        self.largest, _ = ends(space)
         self.passes_per_step = 2.0 + n_random
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:

@@ -40,6 +40,7 @@ from sartor import distributed
 from sartor.architecture import Architecture, Option
 from sartor.nn import channels_last
 from sartor.oneshot._block_ratings import Ratings, rate, regression
+from sartor.oneshot._memory import Copies
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.bossnas_part import Blocks, Neck, Side, Views, perceptron
@@ -124,6 +125,7 @@ class BossNAS:
         self.ensemble, self.predictor = ensemble, predictor
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
         self.target = copy.deepcopy(net).requires_grad_(False)
+        self.copies = Copies(still=1)
         self.passes_per_step = 2.0 * paths
         self.ratings = Ratings(self.blocks)
         self.block = 0
@@ -169,6 +171,7 @@ class BossNAS:
 
         Returns (2,) mean loss of both views together, and spread.
         """
+        # All workers draw the same seeds, as `rng` must stay alike; each views images of its own with them.
         pairs = [[self.views(images, rng.getrandbits(48)) for _ in range(2)] for _ in drawn]
         with torch.no_grad(), self.training.autocast():
             goals = [

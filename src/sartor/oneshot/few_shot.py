@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from sartor.architecture import Option
 from sartor.oneshot._gradients import owned_weights
+from sartor.oneshot._memory import Copies
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.splitting import Branches, splittable
@@ -82,6 +83,7 @@ class FewShot:
         self.each = math.ceil((steps - self.first) / self.parts)  # steps of each part
         training = Training(net, steps=self.first, batch_size=batch_size, recipe=recipe, means=means)
         self.branches = Branches(space, training)
+        self.copies = Copies(trained=self.parts)
         self.done = 0
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from sartor.architecture import Option
 from sartor.oneshot._gradients import owned_weights
+from sartor.oneshot._memory import Copies
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.splitting import Branch, Branches, gradient_distances, minimum_cut, splittable
@@ -105,6 +106,7 @@ class GMNAS:
         training = Training(net, steps=length, batch_size=batch_size, recipe=recipe, means=means)
         self.initial = copy.deepcopy(net.state_dict()) if restart else None
         self.branches = Branches(space, training)
+        self.copies = Copies(trained=2**splits, still=int(restart))
         self.sums: list[Distances] = [{}]  # by part and choice, of the batches matched so far
         self.done = 0
         self.passes_per_step = self._passes(trained, matched) / max(steps, 1)

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sartor.adapt.layers import Layers, layers_of
 from sartor.choice import Size
 from sartor.nn import Conv2d, Linear
 from sartor.nn.routed import Encoding, Routing, route
@@ -34,7 +35,7 @@ from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Effort, Means, Training, draws, refuse_divided
 from sartor.oneshot.divergences import kl
-from sartor.oneshot.sampling import sandwich
+from sartor.oneshot.sampling import ends, sandwich
 from sartor.space import SearchSpace
 from sartor.supernet import named_choices
 
@@ -54,8 +55,8 @@ class MixtureOfSupernets:
         batch_size: samples per step, which the learning rate is scaled with.
         experts: m (the paper's 2).
         routing: "neuron" or "layer" (both are the paper's; neuron-wise did better).
-        layers: paths of the layers to route; by default `routable(net)`, all elastic linear layers and pointwise
-            convolutions.
+        layers: paths of the layers to route; by default `routable(net)`: of a pretrained transformer the linear layers
+            of its MLPs, of others all elastic linear layers and pointwise convolutions.
         noise: of the experts at the start, see `sartor.nn.route`.
         n_random: random sub-networks per step beside the largest and the smallest (the code's 1).
         label_share: part of the loss of the others that is of the labels (0.5, as the code offers).
@@ -84,11 +85,14 @@ class MixtureOfSupernets:
         seed: int = 0,
     ) -> None:
         refuse_divided(net, "Mixture-of-Supernets copies whole weights")
+        ends(space)  # which every step trains: a constraint that excludes one is refused now
         self.net, self.space, self.loss, self.seed = net, space, loss, seed
         self.n_random, self.label_share = n_random, label_share
         names = routable(net) if layers is None else list(layers)
         if not names:
-            raise ValueError("the network has no elastic linear layer or pointwise convolution: name its layers")
+            raise ValueError(
+                "the network has no elastic linear layer or pointwise convolution to route: name its layers"
+            )
         encoding = Encoding(named_choices(net).values())
         generator = torch.Generator().manual_seed(seed)
         self.routers = {
@@ -101,7 +105,7 @@ class MixtureOfSupernets:
         self.passes_per_step = 2.0 + n_random
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
-        """Take one step on images (N, C, H, W) and labels (N,): a sandwich with in-place distillation.
+        """Take one step on inputs (N, ...) and labels (N,): a sandwich with in-place distillation.
 
         Returns the largest sub-network's loss, the others' mean divergence from it, and the learning rate.
         """
@@ -126,8 +130,22 @@ class MixtureOfSupernets:
 
 
 def routable(net: nn.Module) -> list[str]:
-    """Return the paths of the elastic linear layers and pointwise convolutions of a network."""
+    """Return the paths of what is routed where nothing is said.
+
+    Of a network of a known family of transformers, the elastic linear layers of its MLPs: as in the paper, attention
+    stays shared. Of others, all elastic linear layers and pointwise convolutions.
+    """
+    mlps = [path for one in _mlps(net) for path in (*one.makes, *one.reads)]
+    if mlps:
+        return [path for path in mlps if isinstance(net.get_submodule(path), Linear)]
     return [path for path, module in net.named_modules() if isinstance(module, Linear) or _is_pointwise(module)]
+
+
+def _mlps(net: nn.Module) -> list[Layers]:
+    try:
+        return layers_of(net, "mlp")
+    except ValueError:  # it is of no known family
+        return []
 
 
 def _is_pointwise(module: nn.Module) -> bool:

@@ -35,11 +35,12 @@ from torch import Tensor, nn
 from sartor.architecture import Architecture
 from sartor.nn import channels_last
 from sartor.nn.resolution import resize
+from sartor.oneshot._memory import Copies
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws, frozen_statistics, refuse_divided
 from sartor.oneshot.divergences import soft_cross_entropy
 from sartor.oneshot.ofa_stages import STAGES, Phase, Stage, phases, role
-from sartor.oneshot.sampling import uniform
+from sartor.oneshot.sampling import largest, uniform
 from sartor.permutation import sort_channels
 from sartor.space import SearchSpace
 from sartor.supernet import extract
@@ -99,9 +100,10 @@ class OFA:
         self.kd_ratio, self.sort, self.seed = kd_ratio, sort, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
         self.phases = phases(space, stages, steps)
-        self.largest = space.largest()
+        self.largest = largest(space)
         self.teacher: nn.Module | None = None
         """The largest network as it was after its stage; None until then."""
+        self.copies = Copies(still=1)
         passes = sum(phase.steps * phase.stage.networks for phase in self.phases)
         self.passes_per_step = passes / steps if steps else float(self.phases[0].stage.networks)
 

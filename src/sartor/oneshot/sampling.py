@@ -7,13 +7,15 @@ Every list is in the order in which the sub-networks are to be trained.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sartor.architecture import Architecture, Option
 from sartor.sizes import ascending
 from sartor.space import NothingFound, SearchSpace
 
-__all__ = ["at_width", "at_widths", "fair", "ordered", "sandwich", "uniform", "weighted"]
+__all__ = [
+    "at_random_width", "at_width", "at_widths", "ends", "fair", "largest", "ordered", "sandwich", "uniform", "weighted"
+]  # fmt: skip
 
 ATTEMPTS = 1000
 
@@ -23,9 +25,28 @@ def uniform(space: SearchSpace, rng: random.Random, count: int = 1) -> list[Arch
     return [space.sample(rng) for _ in range(count)]
 
 
+def largest(space: SearchSpace) -> Architecture:
+    """Return the sub-network of the largest option of every choice; ValueError where a constraint excludes it."""
+    return _admitted(space, space.largest(), "the largest sub-network")
+
+
+def ends(space: SearchSpace) -> tuple[Architecture, Architecture]:
+    """Return the largest and the smallest sub-network; ValueError where the space's constraint excludes one."""
+    return largest(space), _admitted(space, space.smallest(), "the smallest sub-network")
+
+
+def _admitted(space: SearchSpace, arch: Architecture, which: str) -> Architecture:
+    if space.constraint is None or space.constraint(arch):
+        return arch
+    raise ValueError(f"the constraint of the space excludes {which}, which is trained: train without the constraint")
+
+
 def sandwich(space: SearchSpace, rng: random.Random, count: int = 2) -> list[Architecture]:
-    """Return the largest, the smallest and `count` uniform sub-networks (Yu and Huang, ICCV 2019, arXiv:1903.05134)."""
-    return [space.largest(), space.smallest(), *uniform(space, rng, count)]
+    """Return the largest, the smallest and `count` uniform sub-networks (Yu and Huang, ICCV 2019, arXiv:1903.05134).
+
+    Raises ValueError as `ends`.
+    """
+    return [*ends(space), *uniform(space, rng, count)]
 
 
 def fair(space: SearchSpace, rng: random.Random) -> list[Architecture]:
@@ -59,12 +80,22 @@ def weighted(space: SearchSpace, rng: random.Random, probabilities: Mapping[str,
 
     A choice that is not named is uniform. Raises NothingFound (a ValueError) where the space's constraint is not met.
     """
+
+    def draw() -> Architecture:
+        return space.canonical(
+            {
+                name: rng.choices(options, probabilities[name])[0] if name in probabilities else rng.choice(options)
+                for name, options in space.choices.items()
+            }
+        )
+
+    return _met(space, draw)
+
+
+def _met(space: SearchSpace, draw: Callable[[], Architecture]) -> Architecture:
+    """The first draw that the space's constraint allows."""
     for _ in range(ATTEMPTS):
-        values = {
-            name: rng.choices(options, probabilities[name])[0] if name in probabilities else rng.choice(options)
-            for name, options in space.choices.items()
-        }
-        arch = space.canonical(values)
+        arch = draw()
         if space.constraint is None or space.constraint(arch):
             return arch
     raise NothingFound(f"none of {ATTEMPTS} draws meets the constraint of the space: widen it")
@@ -89,14 +120,33 @@ def at_width(space: SearchSpace, multiplier: float) -> Architecture:
     """Return the sub-network with every choice at the option nearest to `multiplier` (0 to 1) times its largest.
 
     The larger of two that are equally near. Options that are no numbers count by their place, from smallest to largest.
+    Raises ValueError where the space's constraint excludes it.
     """
-    return space.canonical({name: _nearest(options, multiplier) for name, options in space.choices.items()})
+    return _admitted(space, _of_width(space, multiplier), f"the sub-network of width {multiplier:g}")
+
+
+def at_random_width(space: SearchSpace, rng: random.Random, lowest: float) -> Architecture:
+    """Return a sub-network as `at_width`, with one multiplier, uniform from `lowest` to 1.
+
+    Raises NothingFound (a ValueError) where the space's constraint is not met.
+    """
+    return _met(space, lambda: _of_width(space, rng.uniform(lowest, 1.0)))
 
 
 def at_widths(space: SearchSpace, rng: random.Random, lowest: float) -> Architecture:
-    """Return a sub-network as `at_width`, with a multiplier of its own for each choice, uniform from `lowest` to 1."""
-    drawn = {name: rng.uniform(lowest, 1.0) for name in space.choices}
-    return space.canonical({name: _nearest(options, drawn[name]) for name, options in space.choices.items()})
+    """Return a sub-network as `at_width`, with a multiplier of its own for each choice, uniform from `lowest` to 1.
+
+    Raises NothingFound (a ValueError) where the space's constraint is not met.
+    """
+
+    def draw() -> Architecture:
+        return space.canonical({n: _nearest(them, rng.uniform(lowest, 1.0)) for n, them in space.choices.items()})
+
+    return _met(space, draw)
+
+
+def _of_width(space: SearchSpace, multiplier: float) -> Architecture:
+    return space.canonical({name: _nearest(options, multiplier) for name, options in space.choices.items()})
 
 
 def _nearest(options: Sequence[Option], multiplier: float) -> Option:

@@ -16,7 +16,6 @@ Differs from the paper:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from sartor.choice import Choice
 from sartor.nn.switchable import with_private_norms
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, refuse_divided
+from sartor.oneshot._twin import twin
 from sartor.oneshot.sampling import at_width
 from sartor.space import SearchSpace
 from sartor.supernet import named_choices
@@ -118,9 +118,12 @@ class Slimmable:
         return {**self.networks[_name(width)], NORMS: _name(width)}
 
     def network_for(self, arch: Architecture) -> nn.Module:
-        """Return a copy of the network with the norms in force that are trained with the most options of `arch`."""
+        """Return the network, its weights shared, with the norms in force that are trained closest to `arch`.
+
+        These are the norms of the width that has the most options of `arch`.
+        """
         near = min(self.networks, key=lambda name: sum(arch[key] != own for key, own in self.networks[name].items()))
-        net = copy.deepcopy(self.net)
+        net = twin(self.net)
         named_choices(net)[NORMS].set(near)
         return net
 

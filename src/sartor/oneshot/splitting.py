@@ -127,6 +127,19 @@ class Branches:
         self.leaves[place : place + 1] = children
         self.spent = _sum([self.spent, leaf.training.effort])
 
+    def divide(self, parts: Sequence[Mapping[str, Sequence[Option]]]) -> None:
+        """Replace the whole space by sub-spaces, each with weights and a training of its own, which begins anew.
+
+        parts: options of some choices that are left, such that no architecture is in two; it may be in none.
+        """
+        leaves = []
+        for options in parts:
+            branch, training = self.root, _copied(self.root.training, self.root.training.steps)
+            for name, kept in options.items():
+                branch = branch.child(name, kept, training)
+            leaves.append(branch if options else Branch(self.root.space, training))
+        self.leaves = leaves
+
     def train(self, turn: int, batch: Batch, loss: Loss, rng: random.Random) -> dict[str, float]:
         """Train a uniform sub-network of the part whose turn it is; return its loss and the learning rate. One pass."""
         branch = self.leaves[turn % len(self.leaves)]

@@ -27,7 +27,7 @@ from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._sandwich import sandwich_gradients
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.divergences import soft_cross_entropy
-from sartor.oneshot.sampling import at_width, at_widths
+from sartor.oneshot.sampling import at_random_width, at_width, at_widths
 from sartor.space import SearchSpace
 
 __all__ = ["RECIPE", "UniversallySlimmable"]
@@ -60,7 +60,8 @@ class UniversallySlimmable:
         recipe: optimiser, learning rate and regularisation. means: how to compute.
         seed: decides the widths; each step draws from its own seed.
 
-    Raises ValueError for fewer than two networks, and for a multiplier out of range.
+    Raises ValueError for fewer than two networks, for a multiplier out of range, and where a constraint of the space
+    excludes one of the two ends.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class UniversallySlimmable:
             raise ValueError(f"networks is {networks} and lowest {lowest}: give at least 2, and between 0 and 1")
         self.net, self.space, self.loss = net, space, loss
         self.networks, self.lowest, self.uniform, self.seed = networks, lowest, uniform, seed
+        self.ends = at_width(space, 1.0), at_width(space, lowest)
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
         self.passes_per_step = float(networks)
 
@@ -96,13 +98,8 @@ class UniversallySlimmable:
     def drawn(self) -> list[Architecture]:
         """Return this step's sub-networks: the widest, the narrowest, and random ones."""
         rng = draws(self.seed, self.training.done)
-        archs = [at_width(self.space, 1.0), at_width(self.space, self.lowest)]
-        for _ in range(self.networks - 2):
-            if self.uniform:
-                archs.append(at_width(self.space, rng.uniform(self.lowest, 1.0)))
-            else:
-                archs.append(at_widths(self.space, rng, self.lowest))
-        return archs
+        between = at_random_width if self.uniform else at_widths
+        return [*self.ends, *(between(self.space, rng, self.lowest) for _ in range(self.networks - 2))]
 
     def backward(self, batch: tuple[Tensor, Tensor], archs: list[Architecture]) -> tuple[float, float]:
         """Add up the gradients of the sandwich; return the widest's loss and the others' mean distillation."""

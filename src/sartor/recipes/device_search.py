@@ -34,6 +34,7 @@ from sartor.recipes.fronts import exported_front, read_entries, recommend, write
 from sartor.recipes.job import COUNTED, Job, Say
 from sartor.recipes.methods import BIGNAS
 from sartor.recipes.planning import more_trials, plan, plan_alone
+from sartor.recipes.pretrained import method_for, task_for
 from sartor.recipes.profiling import drift, profile
 from sartor.recipes.record import new_record, silent
 from sartor.recipes.searching import Candidates, nearer, search_trials
@@ -42,7 +43,7 @@ from sartor.recipes.verification import Member, measure_members, read_member, wr
 from sartor.report import write_report
 from sartor.run import Run
 from sartor.targets.artefacts import TargetError
-from sartor.task import Task, load_task
+from sartor.task import Task
 
 __all__ = ["finish", "search_for_device"]
 
@@ -60,7 +61,7 @@ def search_for_device(
     steps: int | None = None,
     trials: int | None = None,
     space: str = "mobilenet",
-    method: str = BIGNAS,
+    method: str | None = None,
     strategy: str = "auto",
     retrain: bool | None = None,
     cost_weight: float | None = None,
@@ -68,6 +69,10 @@ def search_for_device(
     threads: int = 1,
     trial_timeout_s: float | None = None,
     image_size: int | tuple[int, int] | None = None,
+    length: int | None = None,
+    batch: int = 1,
+    elastic: Mapping[str, Sequence[Any]] | None = None,
+    uniform: Sequence[str] = (),
     baselines: bool = True,
     weights: str | Path | None = None,
     ladder: Mapping[str, Sequence[float]] | None = None,
@@ -87,8 +92,10 @@ def search_for_device(
         budget_s: wall-clock seconds for everything. It is turned into counts of work: of steps and trials before
             training, of the steps that networks train by themselves after the search.
         steps, trials: those counts themselves, together and instead of a budget, for runs that repeat exactly.
-        space, strategy: a name of `sartor list`, or `path.py:Class`.
-        method: what trains the shared weights: "bignas" or its like, after which the strategy searches; or a method of
+        space, strategy: a name of `sartor list`, or `path.py:Class`; for a space also `hf:` and a folder or an id of a
+            pretrained network, which is then fine-tuned.
+        method: what trains the shared weights: "bignas", "instatune" for a pretrained network and "llama_nas" for a
+            language model (what None stands for), or their like, after which the strategy searches; or a method of
             differentiable search, of `sartor list methods` or `path.py:Class`, whose read-out and distribution are
             searched unless a strategy is named.
         retrain: train networks that a differentiable method found from scratch, in the evaluation form of the space
@@ -98,6 +105,10 @@ def search_for_device(
         seed: of splits, weights, batches and search.
         threads: of the target's runtime.
         image_size: what images of unequal size are resized to, see `load_task`.
+        length: tokens of a sequence of text, 64 if None.
+        batch: samples of an inference, of which latencies are measured.
+        elastic, uniform: of a pretrained network, the options by role, and the roles that are the same in all blocks;
+            see `sartor.adapt.elastic`. Its defaults, if nothing is said.
         baselines: also train the hand-made networks from scratch, at equal cost, to compare with; about a third of
             the budget goes there.
         weights: an earlier run on the same space and classes, whose shared weights are taken instead of training.
@@ -121,9 +132,10 @@ def search_for_device(
     devices = load_targets(asked, threads=threads)
     check_limits(limits or {}, [device.name for device in devices], limit_as)
     check_ladder(ladder or {}, limits or {}, [device.name for device in devices])
-    task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
     names.check("spaces", space)
     names.check("strategies", strategy)
+    method = method_for(space, data, BIGNAS) if method is None else method
+    task = data if isinstance(data, Task) else task_for(data, space, seed=seed, image_size=image_size, length=length)
     check_method(method, retrain=retrain, cost_weight=cost_weight, weights=weights is not None)
     arguments = {
         "data": task.name if isinstance(data, Task) else absolute_source(str(data)), "given": isinstance(data, Task),
@@ -134,6 +146,8 @@ def search_for_device(
         "steps": steps, "trials": trials, "space": own.absolute(space), "method": own.absolute(method),
         "retrain": retrain, "cost_weight": cost_weight, "strategy": own.absolute(strategy),
         "seed": seed, "threads": threads, "trial_timeout_s": trial_timeout_s, "image_size": image_size,
+        "length": length, "batch": batch, "uniform": list(uniform),
+        "elastic": {role: list(them) for role, them in (elastic or {}).items()},
         "baselines": baselines and weights is None,
     }  # fmt: skip
     record = new_record(arguments, task, devices)

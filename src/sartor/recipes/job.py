@@ -5,19 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sartor import names
 from sartor.architecture import Architecture, Option
 from sartor.nn import channels_last, resized
-from sartor.oneshot import Means
+from sartor.nn.resolution import resize
+from sartor.oneshot import FINE_TUNING, Means, Recipe
 from sartor.protocols import Target
 from sartor.recipes.methods import BIGNAS, use_of
+from sartor.recipes.pretrained import network as pretrained_network
+from sartor.recipes.pretrained import shape_of
+from sartor.recipes.supernets import RECIPE
 from sartor.run import Run
 from sartor.space import SearchSpace
 from sartor.supernet import extract, search_space
@@ -131,6 +136,16 @@ class Job:
         return self.reads_out and ("form" in self.accepted if asked is None else bool(asked))
 
     @property
+    def recipe(self) -> Recipe:
+        """How networks of this run are trained: from the start, or fine-tuned where they are pretrained."""
+        return FINE_TUNING if self.is_pretrained else RECIPE
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the space is a pretrained network, of which nothing is trained from scratch."""
+        return names.is_pretrained(self.arguments["space"])
+
+    @property
     def means(self) -> Means:
         """How the shared weights are computed: precision, and parts of a batch."""
         return Means(**self.arguments.get("means", {}))
@@ -139,7 +154,11 @@ class Job:
         """The network with choices, in the form that is deployed or searched; its weights depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return make_network(self.arguments["space"], **self.form(searching=searching))
+            return self.maker(searching=searching)()
+
+    def maker(self, *, searching: bool = False) -> Callable[[], nn.Module]:
+        """What makes the network, in this process or, as it can be pickled, in another one."""
+        return partial(make_network, self.arguments["space"], **self.form(searching=searching))
 
     def form(self, *, searching: bool = False) -> dict[str, Any]:
         """What the network is made with, deployed or searched; the two differ only where networks are retrained."""
@@ -158,8 +177,15 @@ class Job:
     @property
     def shape(self) -> dict[str, Any]:
         """What a space is made with: the number of classes, of channels, and the images' (height, width)."""
+        if self.is_pretrained:
+            return shape_of(self.task, self.arguments["space"], self.arguments)
         _, channels, height, width = self.task.example.shape
         return {"classes": len(self.task.classes), "channels": channels, "size": (height, width)}
+
+    @cached_property
+    def initial(self) -> nn.Module:
+        """The network with its initial weights, to extract from: made once, and never trained."""
+        return self.network()
 
     @cached_property
     def ghost(self) -> nn.Module:
@@ -176,7 +202,7 @@ class Job:
         return space
 
     def workload(self, arch: Architecture) -> Workload:
-        """The operators of one image's way through the network of `arch`, without those that no runtime runs."""
+        """The operators of an inference's way through the network of `arch`, without those that no runtime runs."""
         if arch not in self._workloads:
             network = extract(self.ghost, arch)
             self._workloads[arch] = trace(network, self.example(network), live=True)
@@ -187,15 +213,32 @@ class Job:
         return {}
 
     def example(self, network: nn.Module) -> Tensor:
-        """One input (1, C, H, W) at the network's resolution."""
-        return resized(self.task.example, network)
+        """The input that is measured, at the network's resolution."""
+        return resized(self.measured, network)
+
+    @property
+    def measured(self) -> Tensor:
+        """The input of which the latency is measured: as many samples as were asked for."""
+        return self.task.example.repeat(self.batch, *[1] * (self.task.example.dim() - 1))
+
+    @property
+    def batch(self) -> int:
+        """The samples of an inference, of which the latency is measured."""
+        return int(self.arguments.get("batch") or 1)
 
     @cached_property
     def calibration(self) -> list[Tensor]:
         """Batches of training images, not augmented, for statistics and quantisation."""
         size = min(CALIBRATION_SIZE, len(self.task.train))
-        return [channels_last(self.task.train.batch(i, size)[0])
-                for i in range(CALIBRATION_BATCHES)]  # fmt: skip
+        batches = [self.task.train.batch(i, size)[0] for i in range(CALIBRATION_BATCHES)]
+        return [channels_last(self.fitted(one, self.task.example.shape)) for one in batches]
+
+    def fitted(self, inputs: Tensor, shape: Sequence[int]) -> Tensor:
+        """Inputs as a file for this shape takes them: images (N, C, H, W) resized, sequences (N, T) padded."""
+        if inputs.is_floating_point():
+            return inputs if inputs.shape[-2:] == tuple(shape[-2:]) else resize(inputs, shape[-1])
+        pad = self.task.preprocessing.to_dict().get("pad") or 0
+        return functional.pad(inputs, (0, shape[-1] - inputs.shape[-1]), value=pad)
 
     def largest(self) -> Architecture:
         """The network of the largest option of every choice."""
@@ -243,6 +286,8 @@ class Job:
 
 def make_network(space: str, **shape: Any) -> nn.Module:
     """The network of a space by its name, `path.py:Class` included; ValueError when that makes no network."""
+    if names.is_pretrained(space):
+        return pretrained_network(space, **shape)
     network = names.load("spaces", space)(**shape)
     if not isinstance(network, nn.Module):
         raise ValueError(f"space {space!r} made a {type(network).__name__}, not a network")

@@ -259,7 +259,7 @@ def _trial(job: Job) -> Callable[[], object]:
 def _verification_seconds(job: Job) -> tuple[float, float]:
     """Seconds to measure and evaluate one of many networks, and to export it in every format, caches warm."""
     arch = job.middle()
-    network = extract(job.network().eval(), arch)
+    network = extract(job.initial, arch).eval()
     with scratch_beside(job.path / "plan") as folder:
         seconds = []
         for attempt in ("cold", "warm"):

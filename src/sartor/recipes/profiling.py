@@ -138,7 +138,7 @@ def _store(job: Job) -> CostStore:
 def _measured(job: Job, target: Target, archs: Sequence[Architecture]) -> Sequence[Measurement | None]:
     """A measurement for each architecture, None where the runtime refuses it; TargetError if it refuses most."""
     with scratch_beside(job.path / "samples") as folder:
-        bench = Bench(target, job.network().eval(), job.task.example, folder, job.calibration[0])
+        bench = Bench(target, job.initial.eval(), job.measured, folder, job.calibration[0])
         found = bench.networks(archs)
     check_accepted(target, found)
     if refused := sum(one.measurement is None for one in found):

@@ -10,10 +10,11 @@ from typing import Any
 from sartor.recipes.asked import load_targets
 from sartor.recipes.device_search import finish
 from sartor.recipes.job import Job, Say
+from sartor.recipes.pretrained import task_for
 from sartor.recipes.record import arguments_of, check_same, silent
 from sartor.recipes.supernet import WORK, resume_training
 from sartor.run import Run
-from sartor.task import Task, load_task
+from sartor.task import Task
 
 __all__ = ["resume"]
 
@@ -39,7 +40,13 @@ def resume(
     trains = arguments.get("work") == WORK
     if trains and budget_s is not None:
         raise ValueError(f"{path} is a training, whose length was fixed when it started: train a new run for longer")
-    task = data or load_task(arguments["data"], seed=arguments["seed"], image_size=_size(arguments["image_size"]))
+    task = data or task_for(
+        arguments["data"],
+        arguments["space"],
+        seed=arguments["seed"],
+        image_size=_size(arguments["image_size"]),
+        length=arguments.get("length"),
+    )
     if trains:
         return resume_training(path, task, on_progress or silent)
     run = Run.open(path)

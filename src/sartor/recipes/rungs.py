@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartor.architecture import Architecture
-from sartor.objective import Objective
+from sartor.objective import Objective, costs
 from sartor.predictors.ridge_or_svr import RidgeOrSVR
 from sartor.protocols import Predictor, Strategy
 from sartor.space import SearchSpace
@@ -21,8 +21,8 @@ from sartor.trial import Candidate, Trial
 __all__ = ["Rung", "Rungs"]
 
 FRONT_SHARE = 0.4  # of the trials are the strategy's
-EACH = 2  # trials for a limit in a round, after which the predictors learn from all
-PARENTS, CHILDREN, GENERATIONS = 8, 60, 6  # for a limit, in a space that is too large to predict whole
+EACH = 1  # trial for a limit in a round, after which the predictors learn from all
+PARENTS, CHILDREN, GENERATIONS = 4, 100, 6  # for a limit, in a space that is too large to predict whole
 
 Floats = NDArray[np.float64]
 
@@ -39,8 +39,11 @@ class Rungs:
     """A `Strategy` that spends its trials on several limits, with predictors in the loop.
 
     The first trials are those of another strategy, which searches the front without limits. Then, in rounds, the error
-    and the costs are predicted from all trials, and each limit gets the untold architectures that are predicted best
-    within it; that they are within it is checked by their cheap cost. Every trial serves all limits.
+    and the costs are predicted from all trials, and each limit gets the untold architecture that is predicted best
+    within it; that it is within it is checked by its cheap cost. Every trial serves all limits.
+
+    Where a space is too large to predict whole, predicted are children of the trials that did best within a limit, and
+    of what is predicted best: predictors err the more the further they are from any trial.
 
     Args:
         space, objectives: of the search, the error first; no bounds but those that hold for all.
@@ -87,37 +90,38 @@ class Rungs:
         predictors = learnt(self.predictor, self.space, self.objectives, trials)
         archs = self._whole or self._evolved(predictors, seeded(trials))
         archs = [arch for arch in archs if arch not in self.told]
-        costs = believed(predictors, self.objectives, archs).costs
+        predicted = believed(predictors, self.objectives, archs).costs
         found: dict[Architecture, None] = {}
         for rung in self.rungs:
             goal = next(one for one in self.objectives if one.name == rung.objective)
             bounded = replace(goal, at_most=rung.at_most, cheap=True)
-            ordered = (archs[place] for place in self._best(costs, rung) if archs[place] not in found)
+            ordered = (archs[place] for place in self._best(predicted, rung) if archs[place] not in found)
             found |= dict.fromkeys(allowed(ordered, [self.objectives[0], bounded], EACH))
         return list(found)
 
-    def _best(self, costs: Floats, rung: Rung) -> NDArray[np.intp]:
-        """Places by Deb's rules: the least predicted excess over the limit first, then the least error."""
+    def _best(self, values: Floats, rung: Rung) -> NDArray[np.intp]:
+        """Places of rows of costs by Deb's rules: the least excess over the limit first, then the least error."""
         column = [one.name for one in self.objectives].index(rung.objective)
-        excess = np.maximum(costs[:, column] / rung.at_most - 1.0, 0.0)
-        return np.lexsort((costs[:, 0], excess))
+        excess = np.maximum(values[:, column] / rung.at_most - 1.0, 0.0)
+        return np.lexsort((values[:, 0], excess))
 
     def _evolved(self, predictors: Sequence[Predictor | None], rng: random.Random) -> list[Architecture]:
-        """All that an evolution on the predictors met: children of what is predicted best within each limit."""
-        archs = list(dict.fromkeys([*self.told, *sampled(self.space, CHILDREN, rng)]))
-        costs = believed(predictors, self.objectives, archs).costs
+        """All that an evolution met: children of what was measured best within each limit, and predicted best."""
+        told = list(self.told)
+        measured = np.array([costs(trial, self.objectives) for trial in self.told.values()])
+        best = {rung: [told[place] for place in self._best(measured, rung)[:PARENTS]] for rung in self.rungs}
+        archs = list(dict.fromkeys([*told, *sampled(self.space, CHILDREN, rng)]))
+        predicted = believed(predictors, self.objectives, archs).costs
         for _ in range(GENERATIONS):
-            children: dict[Architecture, None] = {}
-            known = set(archs)
+            known, children = set(archs), dict[Architecture, None]()
             for rung in self.rungs:
-                parents = [archs[place] for place in self._best(costs, rung)[:PARENTS]]
+                parents = [*best[rung], *(archs[place] for place in self._best(predicted, rung)[:PARENTS])]
                 for _ in range(CHILDREN):
                     child = self.space.crossover(rng.choice(parents), rng.choice(parents), rng)
-                    child = self.space.mutate(child, rng)
-                    if child not in known:
-                        children[child] = None
-            if not children:
+                    children[self.space.mutate(child, rng)] = None
+            new = [child for child in children if child not in known]
+            if not new:
                 break
-            more = believed(predictors, self.objectives, list(children)).costs
-            archs, costs = [*archs, *children], np.concatenate([costs, more])
+            more = believed(predictors, self.objectives, new).costs
+            archs, predicted = [*archs, *new], np.concatenate([predicted, more])
         return archs

@@ -23,16 +23,18 @@ from sartor.recipes.job import COUNTED, Job
 from sartor.recipes.profiling import costs_on, counts, latency, samples_within, spread_samples
 from sartor.recipes.rungs import Rung, Rungs
 from sartor.recipes.training import PortableError, Shared
+from sartor.recipes.whole_split import WholeSplitError
 from sartor.search import search
 from sartor.space import SearchSpace
 from sartor.trial import Trial, TrialLog
 
-__all__ = ["Candidates", "nearer", "objectives", "search_trials", "worth_verifying"]
+__all__ = ["LOOKED_AT", "Candidates", "best_of_rungs", "nearer", "objectives", "search_trials", "worth_verifying"]
 
 NEAR = 0.9  # of a latency limit: networks that use it
 LOOKS = 400  # at networks of the space, for some that do; no more than trials, as each is a prediction
 MOST_CHANGES = 8  # of the largest network, for some near it
-OF_A_RUNG, ROOM = 3, 0.9  # networks verified for each of several limits, and the part of it that is surely met
+LOOKED_AT = 6  # networks of each of several limits, on the whole validation split
+OF_A_RUNG, ROOM = 2, 0.9  # of these are verified, and one more within the part of the limit that is surely met
 OF_THE_NEARER, VERIFIED_NEARER, SURELY = 6, 2, 0.98  # looked at, verified, where no network used the limit
 NEAR_SHARE = 1 / 4  # of what is verified is near the limit
 
@@ -70,19 +72,19 @@ def search_trials(job: Job, shared: Shared) -> Candidates:
             time_limit_s=job.arguments["trial_timeout_s"],
         )
         done = [trial for trial in log if trial.state == "done"]
-    chosen = [] if shared.first is None else [shared.first]
+    chosen, closely = [] if shared.first is None else [shared.first], WholeSplitError(job, shared.serving)
     for target in job.targets:
-        chosen += _chosen_for(job, target, done, measure_error)
+        goals = [Objective("error", measure_error), *limited(job, target)]
+        chosen += (
+            best_of_rungs(job, target, done, goals, closely) if job.ladder else _chosen_for(job, target, done, goals)
+        )
     known = {arch: {name: cost(arch) for name, cost in predicted.items()} for arch in dict.fromkeys(chosen)}
     return dict(sorted(known.items(), key=lambda item: item[1][job.target.name]))
 
 
-def _chosen_for(job: Job, target: Target, done: Sequence[Trial], measure_error: Cost) -> list[Architecture]:
+def _chosen_for(job: Job, target: Target, done: Sequence[Trial], goals: Sequence[Objective]) -> list[Architecture]:
     """The networks to verify for one target: its part of all that are verified."""
     count = max(2, job.plan["verified"] // len(job.targets))
-    goals = [Objective("error", measure_error), *limited(job, target)]
-    if job.ladder:
-        return _best_of_rungs(job, target, done, goals)
     done = [*done, *_near_the_limit(job, goals, done, int(NEAR_SHARE * count))]
     feasible = list({trial.arch: trial for trial in done if not violation(trial, goals)}.values())
     within = samples_within(job, target)
@@ -94,14 +96,20 @@ def _chosen_for(job: Job, target: Target, done: Sequence[Trial], measure_error: 
     return [smallest, *chosen] if smallest in within else chosen
 
 
-def _best_of_rungs(job: Job, target: Target, done: Sequence[Trial], goals: Sequence[Objective]) -> list[Architecture]:
-    """For each limit the trials of least error within it, and one with room to spare, as predictions err."""
+def best_of_rungs(
+    job: Job, target: Target, done: Sequence[Trial], goals: Sequence[Objective], closely: Cost
+) -> list[Architecture]:
+    """For each limit the networks of least error within it, and one with room to spare, as predictions err.
+
+    A trial sees a part of the validation split, and the best of many is partly the luckiest: so the few best are
+    compared `closely`, on all of it, before any is exported.
+    """
     feasible = sorted((trial for trial in done if not violation(trial, goals)), key=lambda trial: trial.values["error"])
     chosen = [job.smallest()]
     for limit in job.rungs(target):
         for part, count in ((1.0, OF_A_RUNG), (ROOM, 1)):
             within = (trial.arch for trial in feasible if trial.values[goals[1].name] <= part * limit)
-            chosen += itertools.islice(within, count)
+            chosen += sorted(itertools.islice(within, LOOKED_AT), key=closely)[:count]
     return list(dict.fromkeys(chosen))
 
 

@@ -28,6 +28,7 @@ def specialise(
     trials: int = TRIALS,
     strategy: str = "linas",
     finetune_steps: int = 0,
+    batch: int = 1,
     costs: str | Path | None = None,
     data: Task | None = None,
     threads: int = 1,
@@ -49,6 +50,7 @@ def specialise(
         trials: evaluations in all.
         strategy: of the first part of the trials, which look for the front; the rest look within each limit.
         finetune_steps: of every network that is measured; 0 takes the shared weights as they are.
+        batch: samples of an inference, of which latencies are measured.
         costs: a file that `sartor profile` wrote, instead of measuring a sample first.
         data: where the supernet was trained on a `Task`, that.
         threads: of the targets' runtimes.
@@ -79,6 +81,10 @@ def specialise(
         seed=asked["seed"],
         threads=threads,
         image_size=tuple(size) if isinstance(size, list) else size,
+        length=asked.get("length"),
+        elastic=asked.get("elastic"),
+        uniform=asked.get("uniform") or (),
+        batch=batch,
         weights=supernet,
         costs=costs,
         force=force,

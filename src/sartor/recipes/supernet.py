@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +16,16 @@ import torch
 
 from sartor import distributed, names, own
 from sartor.data.read import absolute_source
-from sartor.evaluation import predictions, specialised
-from sartor.oneshot import check_memory, training_memory
+from sartor.evaluation import predicted, scored, specialised
+from sartor.oneshot import Copies, check_memory, training_memory
 from sartor.recipes.job import Job, Say
 from sartor.recipes.methods import BIGNAS
 from sartor.recipes.planning import fastest_threads
+from sartor.recipes.pretrained import method_for, task_for
 from sartor.recipes.record import arguments_of, check_same, new_record, silent
-from sartor.recipes.supernets import RECIPE
 from sartor.recipes.training import Shared, supernet_learner, train
 from sartor.run import Run
-from sartor.task import Task, load_task
+from sartor.task import Task
 
 __all__ = ["WORK", "resume_training", "train_supernet"]
 
@@ -40,7 +40,7 @@ def train_supernet(
     *,
     space: str,
     out: str | Path,
-    method: str = BIGNAS,
+    method: str | None = None,
     steps: int | None = None,
     budget_s: float | None = None,
     batch_size: int | None = None,
@@ -49,6 +49,9 @@ def train_supernet(
     accumulate: int = 1,
     seed: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    length: int | None = None,
+    elastic: Mapping[str, Sequence[Any]] | None = None,
+    uniform: Sequence[str] = (),
     shard: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -60,15 +63,17 @@ def train_supernet(
 
     Args:
         data: what `load_task` takes, or a `Task`.
-        space: a name of `sartor list spaces`, or `path.py:Class`.
+        space: a name of `sartor list spaces`, `path.py:Class`, or `hf:` and a folder or id of a pretrained network.
         out: the run folder; it must be new, or hold a run and `force` be given.
-        method: a learner of shared weights, of `sartor list methods` or `path.py:Class`.
+        method: a learner of shared weights, of `sartor list methods` or `path.py:Class`; None is "bignas", of a
+            pretrained network "instatune", of a language model "llama_nas".
         steps, budget_s: length of the training; give one. Seconds are turned into steps before it starts.
         batch_size: samples per step, of all processes together; about 32 or 64 by the size of the data, if None.
         recipe: "short" is a cosine without dropout, for trainings of minutes to hours; "paper" the method's own.
         precision, accumulate: of the passes, and parts of a batch; see `sartor.oneshot.Means`.
         seed: of splits, weights, batches and sub-networks.
         image_size: what images of unequal size are resized to, see `load_task`.
+        length, elastic, uniform: of a pretrained network, see `search_for_device`.
         shard: divide weights, gradients and moments among the processes (FSDP2), for what does not fit into one.
         force, resume: replace the run in `out`, or continue it if there is one: as it was started, whatever is given.
         on_progress: called with a line at each stage.
@@ -81,19 +86,22 @@ def train_supernet(
     if shard and distributed_world() == 1:
         raise ValueError("weights are divided among several processes: start them with torchrun, or leave shard out")
     names.check("spaces", space)
+    method = method_for(space, data, BIGNAS) if method is None else method
     names.check_train(method)
     if resume and (Path(out) / "run.json").is_file():
         known = _known(Path(out))
         data, seed = data if isinstance(data, Task) else known["data"], known["seed"]
+        space, length = known["space"], known.get("length")
         image_size = tuple(known["image_size"]) if isinstance(known["image_size"], list) else known["image_size"]
-    task = data if isinstance(data, Task) else load_task(data, seed=seed, image_size=image_size)
+    task = data if isinstance(data, Task) else task_for(data, space, seed=seed, image_size=image_size, length=length)
     arguments = {
         "work": WORK, "data": task.name if isinstance(data, Task) else absolute_source(str(data)),
         "given": isinstance(data, Task), "target": [], "limits": {}, "budget_s": budget_s, "steps": steps,
         "trials": None, "space": own.absolute(space), "method": own.absolute(method), "recipe": recipe,
         "batch_size": batch_size, "means": {"precision": precision, "accumulate": accumulate}, "shard": shard,
         "strategy": "auto", "seed": seed, "threads": 1, "trial_timeout_s": None, "image_size": image_size,
-        "baselines": False,
+        "length": length, "elastic": {role: list(them) for role, them in (elastic or {}).items()},
+        "uniform": list(uniform), "baselines": False,
     }  # fmt: skip
     with distributed.start() as device:
         run = _of_all(lambda: Run.create(out, new_record(arguments, task, ()), force=force, resume=resume))
@@ -185,7 +193,7 @@ def _write(job: Job, changes: Mapping[str, Any]) -> None:
 
 
 def _check_fits(job: Job, planned: Mapping[str, Any]) -> None:
-    """Tell, before anything is trained, when the memory is short; what a learner holds beside `net` is not counted.
+    """Tell, before anything is trained, when the memory is short, with the copies that the learner will hold.
 
     Raises ValueError where it does not suffice, where the method does not fit the space, and for a batch that does not
     divide.
@@ -197,10 +205,11 @@ def _check_fits(job: Job, planned: Mapping[str, Any]) -> None:
     learner = supernet_learner(job, steps=planned["steps"], batch_size=size, alone=True)
     if job.arguments.get("shard"):  # not every method takes divided weights
         supernet_learner(job, steps=planned["steps"], batch_size=size)
-    recipe = RECIPE  # the paper's own may keep one moment less
+    recipe = job.recipe  # the paper's own may keep one moment less
     need = training_memory(
         learner.net, job.largest(), job.task.example, batch_size=size, recipe=recipe,
         means=job.means, workers=workers, sharded=bool(job.arguments.get("shard")),
+        copies=getattr(learner, "copies", Copies()),
     )  # fmt: skip
     if warning := check_memory(need, job.device):
         job.say(f"warning: {warning}")
@@ -235,6 +244,6 @@ def _reached(job: Job, serving: Any) -> Mapping[str, Any]:
     found = {}
     for name, arch in job.hand_made().items():
         network = specialised(serving(arch), arch, job.calibration)
-        accuracy = job.task.metric(*predictions(network, job.task.validation.batches(256)))
+        accuracy = scored(job.task.metric, predicted(network, job.task.validation.batches(256)))
         found[name] = {"id": arch.id, "validation": accuracy}
     return found

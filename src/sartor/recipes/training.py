@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,11 @@ from sartor.differentiable.dass import DASS, HYDRA, KEPT, sparse
 from sartor.evaluation import SharedWeightError, specialised
 from sartor.fit import Indexed, fit
 from sartor.nn.parametrized import baked
-from sartor.oneshot import Supervised
+from sartor.oneshot import Recipe, Supervised
 from sartor.recipes.expected import Soft, constant_cost, expected_cost
-from sartor.recipes.job import Job, make_network
+from sartor.recipes.job import Job
 from sartor.recipes.methods import Searcher, distribution, learner, network_of, use_of
 from sartor.recipes.supernets import (
-    RECIPE,
     Remade,
     Serving,
     Supernet,
@@ -99,9 +98,9 @@ def train(job: Job) -> Shared:
         learner.load_state_dict(_adopted(job))
     else:
         learner = _trained(job, steps, size)
-    again = partial(made_again, method=job.method, steps=steps, batch_size=size, seed=job.seed)
+    again = partial(made_again, method=job.method, steps=steps, batch_size=size, seed=job.seed, recipe=_recipe(job))
     state = learner.state_dict() if distributed.is_first() else {}  # of divided weights a message that no other sends
-    return Shared(serving(learner), Remade(_searched_network(job), state, again))
+    return Shared(serving(learner), Remade(job.maker(searching=True), state, again))
 
 
 def _trained(job: Job, steps: int, batch_size: int) -> Supernet:
@@ -121,10 +120,6 @@ def _trained(job: Job, steps: int, batch_size: int) -> Supernet:
     return learner
 
 
-def _searched_network(job: Job) -> Callable[[], nn.Module]:
-    return partial(make_network, job.arguments["space"], **job.form(searching=True))
-
-
 def _searched(job: Job) -> Shared:
     """What a differentiable search learned, with the architecture it reads out in the record."""
     net, steps = job.network(searching=True), job.plan["steps"]
@@ -141,7 +136,7 @@ def _searched(job: Job) -> Shared:
     if isinstance(searcher, DASS):  # masked weights become ordinary ones
         with activated(net, {KEPT: searcher.keep}):
             found, kept = baked(net), searcher.keep
-    remade = Remade(_searched_network(job), found.state_dict())
+    remade = Remade(job.maker(searching=True), found.state_dict())
     return Shared(lambda arch: found, remade, first, distribution(searcher), kept)
 
 
@@ -202,7 +197,8 @@ def scratch_network(job: Job, name: str, arch: Architecture) -> Trained:
     learner = supervised_learner(job, arch, steps=steps, batch_size=job.plan["batch_size"])
     _fit(job, learner, steps, name)
     recalibrate_batchnorm(learner.net, job.calibration)
-    return learner.net.eval(), {"trained": "from scratch", "steps": steps}
+    how = "alone, from the pretrained weights" if job.is_pretrained else "from scratch"
+    return learner.net.eval(), {"trained": how, "steps": steps}
 
 
 def trained_alone(job: Job, shared: Shared, arch: Architecture) -> Trained:
@@ -247,7 +243,7 @@ def finetuned(job: Job, supernet: nn.Module, arch: Architecture) -> Trained:
     if not steps:
         return network, shared
     try:
-        learner = Supervised(network, job.task.loss, steps=steps, batch_size=size, recipe=RECIPE)
+        learner = Supervised(network, job.task.loss, steps=steps, batch_size=size, recipe=job.recipe)
         fit(learner, job.task.train, steps=steps, batch_size=size, seed=job.seed + 1, progress=_quiet)
         if name := nan_in(network.state_dict()):
             raise ValueError(f"{name} is not finite after {steps} steps")
@@ -292,14 +288,20 @@ def supernet_learner(job: Job, *, steps: int, batch_size: int, alone: bool = Fal
         distributed.shard(net)
     return made(
         job.method, net, job.space, job.task.loss, steps=steps, batch_size=batch_size, seed=job.seed,
-        recipe=None if job.arguments.get("recipe") == "paper" else RECIPE, means=job.means,
+        recipe=_recipe(job), means=job.means,
     )  # fmt: skip
 
 
+def _recipe(job: Job) -> Recipe | None:
+    """The recipe of the shared weights; None for the method's own."""
+    return None if job.arguments.get("recipe") == "paper" else job.recipe
+
+
 def supervised_learner(job: Job, arch: Architecture, *, steps: int, batch_size: int) -> Supervised:
-    """Plain training of one network with initial weights of its own."""
-    network = _anew(job, extract(job.network(), arch))
-    return Supervised(network, job.task.loss, steps=steps, batch_size=batch_size, recipe=RECIPE)
+    """Plain training of one network with initial weights of its own, or the pretrained ones where there are any."""
+    network = extract(job.initial, arch)
+    network = network if job.is_pretrained else _anew(job, network)
+    return Supervised(network, job.task.loss, steps=steps, batch_size=batch_size, recipe=job.recipe)
 
 
 def _anew(job: Job, network: nn.Module) -> nn.Module:

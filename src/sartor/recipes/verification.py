@@ -19,9 +19,8 @@ from sartor.deploy.bundle import state_bytes, write_bundle
 from sartor.deploy.onnx import onnx_runner
 from sartor.deploy.parity import ExportError
 from sartor.deploy.program import pt2_runner
-from sartor.evaluation import predictions
+from sartor.evaluation import predicted, scored
 from sartor.nn import resized
-from sartor.nn.resolution import resize
 from sartor.protocols import Artefact, Measurement, Target
 from sartor.recipes.job import Job
 from sartor.recipes.profiling import MEASURED, measured_value
@@ -72,7 +71,8 @@ def write_member(job: Job, folder: Path, arch: Architecture, made: Callable[[], 
             files = [path.relative_to(folder).as_posix() for path in artefact.files]
             shape = list(artefact.input_shape)
             file = artefact.path.relative_to(folder).as_posix()
-            described[target.name] = {"file": file, "files": files, "input_shape": shape}
+            ids = {"ids_below": artefact.ids_below} if artefact.ids_below else {}
+            described[target.name] = {"file": file, "files": files, "input_shape": shape, **ids}
         write_json(folder / "export.json", {"artefacts": described, "trained": dict(trained)})
     return read_member(folder)
 
@@ -90,8 +90,9 @@ def complete_member(job: Job, member: Member) -> None:
         net=net,
         arch=member.arch,
         example=job.example(net),
-        samples=resized(samples, net),
+        samples=job.fitted(samples, job.example(net).shape),
         preprocessing=job.task.preprocessing.to_dict(),
+        files=job.task.preprocessing.files(),
         classes=job.task.classes,
         int8=any(path.name == "model.int8.onnx" for path in member.files),
         calibration=_calibration(job, net),
@@ -116,7 +117,12 @@ def read_member(folder: Path) -> Member:
     described = json.loads((folder / "export.json").read_text())["artefacts"]
     arch = Architecture.from_json((folder / "architecture.json").read_text())
     artefacts = {
-        target: Artefact(folder / one["file"], tuple(one["input_shape"]), tuple(folder / name for name in one["files"]))
+        target: Artefact(
+            folder / one["file"],
+            tuple(one["input_shape"]),
+            tuple(folder / name for name in one["files"]),
+            one.get("ids_below", 0),
+        )
         for target, one in described.items()
     }
     return Member(folder, arch, artefacts)
@@ -198,14 +204,9 @@ def file_metric(job: Job, member: Member, target: Target, split: str, run: Runne
     """
     batches = getattr(job.task, split).batches(256)
     if run is None:
-        return job.task.metric(*predictions(stored_network(job, member), batches))
-    height, width = member.artefacts[target.name].input_shape[-2:]
-    outputs, labels = [], []
-    for images, answers in batches:
-        fitting = images if images.shape[-2:] == (height, width) else resize(images, width)
-        outputs.append(torch.from_numpy(run(fitting.numpy())))
-        labels.append(answers)
-    return job.task.metric(torch.cat(outputs), torch.cat(labels))
+        return scored(job.task.metric, predicted(stored_network(job, member), batches))
+    shape = member.artefacts[target.name].input_shape
+    return scored(job.task.metric, ((torch.from_numpy(run(job.fitted(x, shape).numpy())), y) for x, y in batches))
 
 
 def stored_network(job: Job, member: Member) -> nn.Module:
@@ -214,6 +215,6 @@ def stored_network(job: Job, member: Member) -> nn.Module:
 
 
 def _stored(job: Job, folder: Path, arch: Architecture) -> nn.Module:
-    network = extract(job.network(), arch).eval()
+    network = extract(job.initial, arch).eval()
     load_model(network, folder / "weights.safetensors")
     return network
