@@ -126,13 +126,16 @@ class Attention(nn.Module):
 
 
 def rotations(length: int, head: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, head) of the angles by which positions rotate pairs of channels, half a head apart."""
+    """Cosines and sines (length, head) of the angles by which positions rotate pairs of channels, half a head apart.
+
+    The sines of the first half are negative, for `rotated`.
+    """
     speeds = base ** -(torch.arange(0, head, 2, device="cpu").float() / head)
     angles = torch.outer(torch.arange(length, device="cpu").float(), speeds).repeat(1, 2)
-    return angles.cos(), angles.sin()
+    first = torch.arange(head, device="cpu") < head // 2
+    return angles.cos(), torch.where(first, -angles.sin(), angles.sin())
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(N, heads, T, head), rotated (Su et al., equation 34)."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin  # the other of each pair, its sign in the sine
