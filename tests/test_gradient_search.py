@@ -286,7 +286,7 @@ def test_a_budget_becomes_steps_of_the_methods_own(tmp_path: Path, monkeypatch: 
 )
 def test_what_does_not_go_together_is_told_in_one_line(method: str, others: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError) as error:
-        check_method(method, **{"retrain": None, "cost_weight": None, "weights": False, **others})
+        check_method(method, "fbnet", **{"retrain": None, "cost_weight": None, "weights": False, **others})
     assert complaint in str(error.value) and "\n" not in str(error.value)
 
 

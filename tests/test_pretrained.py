@@ -120,6 +120,14 @@ def test_text_is_classified_within_a_limit(bert: Path, tmp_path: Path) -> None:
     assert main(["resume", str(out)]) == 0, "what is finished stays as it is"
 
 
+def test_shared_weights_may_be_distilled_without_labels(bert: Path, tmp_path: Path) -> None:
+    data, out = sentences(tmp_path / "reviews.csv"), tmp_path / "run"
+    elastic = ("--elastic", "hidden=8", "--elastic", "depth=1")
+    record = searched(data, bert, out, "--method", "autodistil", "--latency", "1s", "--no-baselines", *elastic)
+    assert record["arguments"]["method"] == "autodistil" and record["space"]["choices"]["hidden"] == [8, 16]
+    assert exported(out)
+
+
 def test_a_language_model_is_searched_by_its_likelihood(llama: Path, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(3, 30, 4000)
     np.savez(tmp_path / "tokens.npz", tokens=ids)
@@ -129,6 +137,21 @@ def test_a_language_model_is_searched_by_its_likelihood(llama: Path, tmp_path: P
     measured = json.loads((member / "measurement.json").read_text())["targets"]["onnxruntime"]
     assert 1 / 60 < measured["accuracy"]["validation"] < 1 / 15, "thirty tokens by chance"
     assert measured["measurement"]["fingerprint"]["batch"] == "2"
+
+
+def test_a_language_model_with_tied_weights_is_stored_and_its_writing_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.random.fork_rng():
+        config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=2, n_positions=12)
+        transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    np.savez(tmp_path / "tokens.npz", tokens=np.random.default_rng(0).integers(0, 30, 4000))
+    out = tmp_path / "run"
+    searched(tmp_path / "tokens.npz", tmp_path / "gpt2", out, "--no-baselines", "--target", "torch")
+    written = json.loads((exported(out)[0] / "measurement.json").read_text())["decoding"]
+    assert written["prompt"] == written["tokens"] == 6 and written["per_s"] > 0
+    assert "tokens/s with a cache" in capsys.readouterr().out and "tokens/s" in (out / "report.html").read_text()
+    assert main(["measure", str(out), "--target", "onnxruntime"]) == 0, "of another target than it was searched for"
 
 
 def test_a_vision_transformer_is_searched_on_images(tmp_path: Path) -> None:
@@ -172,6 +195,14 @@ MISTAKES = {
     "a head count that does not divide": (("--model", "{llama}", "--elastic", "heads=3"), "tokens.npz"),
     "more heads than there are": (("--model", "{bert}", "--elastic", "heads=3"), "the network has 2"),
     "a role that there is not": (("--model", "{bert}", "--elastic", "experts=2"), "what can be searched"),
+    "a role that cannot be the same": (
+        ("--model", "{bert}", "--uniform", "experts"),
+        "cannot be the same in all blocks",
+    ),
+    "a role twice": (("--model", "{bert}", "--elastic", "heads=1", "--elastic", "heads=2"), "says twice what heads"),
+    "nothing to choose": (("--model", "{bert}", "--elastic", "heads=2"), "has one network alone"),
+    "a length that the model has not": (("--model", "{bert}", "--length", "33"), "a length of 32 at most"),
+    "a method for other spaces": (("--model", "{bert}", "--method", "fbnet"), "name a method of shared weights"),
     "an image size of text": (("--model", "{bert}", "--image-size", "8"), "an image size is of images"),
 }
 

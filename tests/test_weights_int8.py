@@ -41,9 +41,9 @@ def test_entries_are_rounded_to_127_steps_of_their_row() -> None:
 
 def test_no_weight_is_off_by_more_than_half_a_step() -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-    rounded = weights_int8(copy.deepcopy(plain))
-    for before, after in ((plain[0], rounded[0]), (plain[2], rounded[2])):  # type: ignore[index]
+    plain: Any = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    rounded: Any = weights_int8(copy.deepcopy(plain))
+    for before, after in ((plain[0], rounded[0]), (plain[2], rounded[2])):
         step = before.weight.abs().amax(1, keepdim=True) / 127
         assert bool(((after.weight - before.weight).abs() <= 0.5001 * step).all())
         assert torch.equal(after.bias, before.bias)

@@ -73,6 +73,8 @@ def check(family: str, name: str) -> None:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [k for k in known if _initials(k) == name]
         hint = f"did you mean {close[0]!r}? " if close else ""
         remote = "another machine is remote:COMMAND, one in writing datasheet:TEXT; " if family == "targets" else ""
+        is_model = family == "spaces" and (Path(name) / "config.json").is_file()
+        hint = f"did you mean {PRETRAINED + name!r}, a pretrained network? " if is_model else hint
         offered = f"built in: {', '.join(known)}; {remote}one of your own is written path.py:Class"
         raise ValueError(f"no {_singular(family)} is named {name!r}; {hint}{offered}")
 

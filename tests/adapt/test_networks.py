@@ -169,6 +169,14 @@ def test_the_speeds_of_several_networks_come_in_their_order_and_leave_them_as_th
         assert one.to_dict()["rounds"] >= 6
 
 
+def test_a_model_that_sees_a_window_is_timed_beyond_it() -> None:
+    config = transformers.MistralConfig(
+        vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=16, sliding_window=4,
+    )  # fmt: skip
+    assert decoding_speed([transformers.MistralForCausalLM(config)], padded(1), tokens=6, seconds=0.01)[0].tokens == 6
+
+
 @pytest.mark.parametrize(
     ("prompt", "tokens", "words"), [(torch.zeros(1, 3), 2, "token ids"), (torch.ones(1, 3, dtype=torch.int64), 0, "1")]
 )

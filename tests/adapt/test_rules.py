@@ -128,6 +128,8 @@ def test_shared_roles_have_one_choice_but_units_of_their_own() -> None:
     assert len(channel_groups(network)) == 6
     with pytest.raises(ValueError, match=r"mlp has other sizes at blocks.1: it cannot be one choice for all"):
         elastic(seeded(lambda: Net(units=(12, 10, 12))), RULES, shared=("mlp",), mlp=[6])
+    with pytest.raises(ValueError, match="'experts' cannot be the same in all blocks: what can be searched: "):
+        elastic(seeded(Net), RULES, shared=("experts",), mlp=[6])
 
 
 def test_without_options_the_defaults_are_searched() -> None:
@@ -148,7 +150,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"heads": [0]}, r"blocks.0.heads cannot be 0"),
     ({"heads": [1.5]}, r"blocks.0.heads cannot be 1.5"),
     ({"heads": [True]}, r"blocks.0.heads cannot be True"),
-    ({"heads": []}, r"blocks.0.heads has no options"),
+    ({"heads": []}, r"blocks.0.heads cannot have the options \[\]"),
+    ({"heads": 2}, r"blocks.0.heads cannot have the options 2: list counts"),
     ({"heads": [(0, 1)]}, r"blocks.0.heads cannot be \(0, 1\): a depth alone is a list"),
     ({"depth": [(0, 3)]}, r"blocks.depth cannot be \(0, 3\): .* increasing numbers below 3"),
     ({"depth": [(1, 0)]}, r"blocks.depth cannot be \(1, 0\)"),

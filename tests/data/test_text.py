@@ -122,6 +122,21 @@ def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
     assert task.record["splits"]["test"]["part"] == "test" and task.preprocessing.files() == {}
 
 
+def test_a_token_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ids.npz", tokens=np.arange(500) % 40)
+    assert text_task(tmp_path / "ids.npz", kind="language", length=8, vocabulary=40).record["length"] == 8
+    with pytest.raises(DataError, match=r"token id 39 of the train split is none of the model's 38"):
+        text_task(tmp_path / "ids.npz", kind="language", length=8, vocabulary=38)
+
+
+def test_a_line_of_json_ends_where_the_line_does(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"text": f"good\u2028{word}", "label": label % 2} for label, (word, _) in enumerate(ROWS)]
+    (tmp_path / "data.jsonl").write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
+    )
+    assert sum(text_task(tmp_path / "data.jsonl", tokenizer, length=8).record["sizes"].values()) == len(rows)
+
+
 def test_the_tokenizer_that_is_deployed_cuts_and_the_given_one_stays(tokenizer: Any, tmp_path: Path) -> None:
     task = text_task(written(tmp_path / "data.csv", ROWS), tokenizer, length=4)
     own = tokenizers.Tokenizer.from_str(task.preprocessing.files()["tokenizer.json"].decode())

@@ -96,14 +96,14 @@ def test_relation_heads_are_ordered_and_free_to_rotate() -> None:
     rotations = torch.block_diag(*[torch.linalg.qr(draw(6, 6, seed=9 + i))[0] for i in range(4)])  # type: ignore[no-untyped-call]
     assert float(relation_loss([qkv[0] @ rotations, *qkv[1:]], qkv, 4)) == pytest.approx(0.0, abs=1e-6)
     shuffled = [x.unflatten(-1, (4, 6))[:, :, [1, 0, 3, 2]].flatten(-2) for x in qkv]  # type: ignore[no-untyped-call]
-    assert all(float(relation_loss(shuffled, qkv, 4, form=form)) > 0.01 for form in ("kl", "mse"))  # type: ignore[arg-type]
+    assert all(float(relation_loss(shuffled, qkv, 4, form=form)) > 0.01 for form in ("kl", "mse"))
 
 
 @pytest.mark.parametrize("width", [4, 5, 7, 11, 13, 96])
 def test_every_entry_of_any_width_has_a_gradient(width: int) -> None:
     teacher, student = [draw(2, 5, 24, seed=i) for i in range(3)], draw(2, 5, width, seed=4).requires_grad_()
     for form in ("kl", "mse"):
-        (slope,) = torch.autograd.grad(relation_loss([student] * 3, teacher, 4, form=form), student)  # type: ignore[arg-type]
+        (slope,) = torch.autograd.grad(relation_loss([student] * 3, teacher, 4, form=form), student)
         assert (slope.abs().sum((0, 1)) > 0).all()
 
 
@@ -148,7 +148,7 @@ def test_a_fused_projection_is_taken_apart() -> None:
 
 
 def test_a_network_without_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="no rules are known for Linear"):
+    with pytest.raises(ValueError, match="Linear is of no known family of transformers"):
         Projections(nn.Linear(3, 3))
     with pytest.raises(ValueError, match="Linear has no queries, keys and values that a rule finds"):
         Projections(nn.Linear(3, 3), rules=())
@@ -202,7 +202,11 @@ def test_labels_are_ignored_and_a_teacher_has_no_gradient() -> None:
     one, two = made(teacher=teacher), made(teacher=teacher)
     ids, _ = batch()
     assert one.relation_heads == 6
-    assert one.step((ids, torch.zeros(4))) == two.step((ids, torch.full((4,), -100)))
+    found = []
+    for learner, labels in ((one, torch.zeros(4)), (two, torch.full((4,), -100))):
+        torch.manual_seed(0)  # of dropout
+        found.append(learner.step((ids, labels)))
+    assert found[0] == found[1]
     assert all(weight.grad is None for weight in teacher.parameters()) and not teacher.training
     assert one.step(batch())["smallest"] > 0
 
@@ -295,8 +299,8 @@ def test_published_sub_spaces_have_256_networks_of_the_published_sizes(name: str
         arch = {"hidden": hidden, "mlp": int(ratio * hidden), "heads": int(heads) * (int(hidden) // 12)}
         given: dict[str, Any] = {role: [value] for role, value in arch.items()}
         model = shape(rules=rules, shared=("heads", "mlp"), depth=[depth], **given)
-        space: SearchSpace = search_space(model)
-        small = extract(model, space.canonical({**arch, names["depth"]: depth}))
+        whole: SearchSpace = search_space(model)
+        small = extract(model, whole.canonical({**arch, names["depth"]: depth}))
         found = sum(weight.numel() for weight in small.parameters())
         assert found == published(int(depth), int(heads), int(hidden), ratio)
         assert found / 1e6 == pytest.approx(millions, abs=0.1)

@@ -10,6 +10,7 @@ from torch import nn
 from sartor.adapt import convolutional
 from sartor.adapt.huggingface import FAMILIES
 from sartor.adapt.rules import Fractions, Rule, apply, roles
+from sartor.supernet import named_choices
 
 __all__ = ["DEFAULTS", "elastic", "family_of"]
 
@@ -51,10 +52,12 @@ def elastic(
     if not options:
         there = roles(model, rules)
         options = {role: them for role, them in DEFAULTS.items() if role in there}
+        if not options and (known := named_choices(model)):
+            raise ValueError(f"{type(model).__name__} is adopted already: its choices are {', '.join(known)}")
         if not options:
             sought = ", ".join(dict.fromkeys(rule.role for rule in rules)) or "nothing"
             raise ValueError(f"no rule fits {type(model).__name__}: of {sought} none is found in {_layers(model)}")
-    apply(model, rules, options, shared)
+    apply(model, rules, options, (shared,) if isinstance(shared, str) else shared)
     return model
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sartor.adapt.elastic import family_of
 from sartor.adapt.huggingface import FAMILIES
 from sartor.adapt.paths import found, number
 from sartor.adapt.rules import Rule, Width, places
@@ -37,7 +36,7 @@ def layers_of(model: nn.Module, role: str, rules: Sequence[Rule] | None = None) 
     model: as it stands, elastic or not; elastic, `count` is the number in force. rules: of its family if None.
     Raises ValueError for a network whose family is not known.
     """
-    rules = FAMILIES.get(family_of(model), ()) if rules is None else rules
+    rules = _rules_of(model) if rules is None else rules
     paths = dict(model.named_modules())
     there = []
     for rule in rules:
@@ -53,3 +52,14 @@ def layers_of(model: nn.Module, role: str, rules: Sequence[Rule] | None = None) 
                 count = number(paths, block, rule.count) if rule.count else None
                 there.append(Layers(block, makes, reads, count, rule.fused))
     return there
+
+
+def _rules_of(model: nn.Module) -> tuple[Rule, ...]:
+    """Those of the family of transformers that the network, or the first part of it that has one, is of."""
+    for module in model.modules():
+        kind = getattr(getattr(module, "config", None), "model_type", None)
+        if kind in FAMILIES:
+            return FAMILIES[str(kind)]
+    raise ValueError(
+        f"{type(model).__name__} is of no known family of transformers; known are {', '.join(FAMILIES)}; give rules="
+    )

@@ -20,7 +20,7 @@ from sartor.adapt.load import load
 from sartor.adapt.networks import ImageClassifier, LanguageModel, TextClassifier
 from sartor.deploy.parity import single_line
 
-__all__ = ["Kind", "configuration", "pretrained", "tokenizer_of"]
+__all__ = ["Kind", "configuration", "positions", "pretrained", "tokenizer_of"]
 
 Kind = Literal["classification", "language", "image"]
 """What a network does: classifies text, predicts the next token, classifies images."""
@@ -52,7 +52,7 @@ def pretrained(
         seed: of the weights of a new head. torch's generator is left as it is.
         replace_head: put a new head in place of one for another number of classes.
 
-    Where torch's default device is meta, the network is made there, without its weights.
+    Where torch's default device is meta, the network is made there, without its weights, which are not brought either.
     Raises ValueError, in one line, for: a folder or id without what is needed, an id that cannot be reached, code of
     the model's own, weights that are pickles or do not fit, a family without such a head, and classes that do not fit.
     """
@@ -67,9 +67,10 @@ def pretrained(
         is_cut = (folder / "sizes.json").is_file()
         if is_cut:
             _check_head(folder, config, kind, classes)
-        if is_cut or not bare:
-            if not Path(model).is_dir():
-                _download(str(model), _WEIGHTS)
+        is_local = Path(model).is_dir()
+        if not is_local and (is_cut or not bare):
+            _download(str(model), _WEIGHTS)
+        if is_local or is_cut or not bare:
             _require_weights(folder)
         try:
             network, info = (_cut(folder), {}) if is_cut else _whole(folder, config, kind, seed)
@@ -126,6 +127,15 @@ def configuration(model: str | Path) -> Any:
             return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ValueError(f"{folder / 'config.json'}: transformers cannot read it: {single_line(error)}") from error
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens the longest sequence of a model has; None where its configuration names no limit."""
+    found: Any = getattr(config, "max_position_embeddings", None)
+    if found is None:
+        return None
+    above_pad = config.model_type == "roberta"  # whose places are counted from behind the token that pads
+    return int(found) - (int(config.pad_token_id) + 1 if above_pad else 0)
 
 
 def tokenizer_of(model: str | Path) -> Any:
@@ -225,6 +235,10 @@ def _config(folder: Path, kind: Kind, classes: int | None) -> Any:
     both_sides = family in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if kind == "language" and both_sides and not getattr(config, "is_decoder", False):
         raise ValueError(f"{folder} is a {family} that reads the tokens on both sides: it predicts no next token")
+    if kind != "image" and getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{folder} is a {family}, of an encoder and a decoder, which is neither trained nor exported here"
+        )
     config.dtype = torch.float32
     if kind == "language":
         if classes is not None:

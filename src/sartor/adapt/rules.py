@@ -112,6 +112,8 @@ def apply(
     sizes do not allow.
     """
     paths = dict(model.named_modules())
+    if unknown := [role for role in shared if role not in {rule.role for rule in rules}]:
+        raise ValueError(f"{unknown[0]!r} cannot be the same in all blocks: {_searchable(model, rules)}")
     for role in options:
         if not any(any(_planned(paths, rule)) for rule in rules if rule.role == role):
             raise ValueError(_unfound(model, rules, role))
@@ -255,8 +257,8 @@ def _choice(plan: _Plan, wanted: Fractions, shared: Collection[str], known: dict
 
 def _options(name: str, wanted: Fractions, plan: _Plan) -> tuple[Option, ...]:
     """The options in units, from small to large, the full one among them."""
-    if not wanted:
-        raise ValueError(f"{name} has no options: give counts up to {plan.full}, or fractions")
+    if not wanted or not isinstance(wanted, Sequence):
+        raise ValueError(f"{name} cannot have the options {wanted!r}: list counts up to {plan.full}, or fractions")
     units = dict.fromkeys(_option(name, one, plan) for one in wanted)
     numbers = sorted(one for one in units if isinstance(one, int))
     listed = [one for one in units if isinstance(one, tuple)]
@@ -333,21 +335,26 @@ def _width(paths: Paths, rule: Width, block: str) -> _Plan | None:
 
 def _check_complete(paths: Paths, role: str, full: int, named: list[nn.Module]) -> None:
     for path, module in paths.items():
-        lengths = {extent for tensor in module._parameters.values() if tensor is not None for extent in tensor.shape}
+        sides = slice(1, None) if isinstance(module, nn.Embedding) else slice(None)  # rows of a table are no width
+        held = [tensor.shape[sides] for tensor in module._parameters.values() if tensor is not None]
+        lengths = {extent for shape in held for extent in shape}
         if full in lengths and not any(module is one for one in named):
             raise ValueError(f"{role!r} cannot be searched: no rule says what {path}, a {type(module).__name__}, does")
 
 
 def _unfound(model: nn.Module, rules: Sequence[Rule], role: str) -> str:
     """What to say of a role that no rule finds: what was looked for, and what else there is."""
-    rest = ", ".join(roles(model, rules)) or "none"
     looked = [
         rule.blocks if isinstance(rule, Depth) else f"{rule.makes[0].rstrip('?')} in {rule.within or 'the network'}"
         for rule in rules
         if rule.role == role
     ]
     sought = f" (no {', no '.join(looked)} among its modules)" if looked else ""
-    return f"{type(model).__name__} has no {role!r} that a rule finds{sought}; what can be searched: {rest}"
+    return f"{type(model).__name__} has no {role!r} that a rule finds{sought}; {_searchable(model, rules)}"
+
+
+def _searchable(model: nn.Module, rules: Sequence[Rule]) -> str:
+    return f"what can be searched: {', '.join(roles(model, rules)) or 'none'}"
 
 
 def _is_there(paths: Paths, rule: Rule) -> bool:

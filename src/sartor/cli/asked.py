@@ -98,6 +98,9 @@ def pretrained_options(context: typer.Context, space: str) -> dict[str, Any]:
     wrong = next((name for name, value in given.items() if value), None)
     if wrong and not names.is_pretrained(space):
         raise ValueError(f"--{wrong} is of a pretrained network, and {space!r} is none: give --model, or leave it out")
+    roles = [one.role for one in given["elastic"] or ()]
+    if twice := next((role for role in roles if roles.count(role) > 1), None):
+        raise ValueError(f"--elastic says twice what {twice} can be; give all of its options at once")
     return {"elastic": dict(given["elastic"] or ()), "uniform": given["uniform"] or (), "length": given["length"]}
 
 

@@ -87,25 +87,31 @@ def _exported(folder: Path, target: str, file_name: str) -> Artefact | None:
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         return None
+    if ids := _ids_of(folder):
+        return Artefact(path, ids[0], (path,), ids[1])
     shape = _input_of(path) if path.suffix == ".onnx" else _told_input(folder)
-    return Artefact(path, shape, (path,), _ids_below(folder))
+    return Artefact(path, shape, (path,))
 
 
-def _ids_below(folder: Path) -> int:
-    """What the token ids of a network of text are below, as it was exported for another target; 0 of other ones."""
+def _ids_of(folder: Path) -> tuple[tuple[int, ...], int] | None:
+    """The shape of the token ids of a network of text, and what they are below, as it was exported for another target.
+
+    None for networks of images.
+    """
     try:
         found = json.loads((folder / "export.json").read_bytes())["artefacts"].values()
-        return max((int(one.get("ids_below", 0)) for one in found), default=0)
+        return next(
+            ((tuple(map(int, one["input_shape"])), int(one["ids_below"])) for one in found if one.get("ids_below")),
+            None,
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return 0
+        return None
 
 
 def _told_input(folder: Path) -> tuple[int, ...]:
     path = folder / "preprocessing.json"
     try:
         size = json.loads(path.read_bytes())
-        if size.get("mode") in ("text", "tokens"):
-            return (1, int(size["length"]))
         return (1, int(size["channels"]), int(size["height"]), int(size["width"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} does not say the size of the input ({error})") from None
@@ -126,14 +132,20 @@ def _input_of(path: Path) -> tuple[int, ...]:
 
 
 def _timer(kind: Target, threads: int) -> Callable[[Sequence[Artefact]], list[Measurement]]:
-    """Return what times artefacts; ONNX Runtime here takes files from anywhere, with any inputs."""
+    """Return what times artefacts; ONNX Runtime here takes files from anywhere, with any inputs but token ids."""
     from sartor.targets.measure import measure_onnx
     from sartor.targets.onnxruntime import OnnxRuntimeTarget
 
     if not isinstance(kind, OnnxRuntimeTarget) or kind.device != "cpu":
         return kind.measure
     time = partial(measure_onnx, threads=threads, seconds=SECONDS)
-    return lambda artefacts: time([artefact.path for artefact in artefacts])
+
+    def measured(artefacts: Sequence[Artefact]) -> list[Measurement]:
+        if any(one.ids_below for one in artefacts):
+            return list(kind.measure(artefacts))
+        return time([one.path for one in artefacts])
+
+    return measured
 
 
 def _attempted(

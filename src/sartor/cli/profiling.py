@@ -94,7 +94,7 @@ def profile(
             raise ValueError("name the space whose networks are to be predicted, as in --space mobilenet")
         if source is not None:
             raise ValueError("--from-target names a profile of the file that --from names: give that too")
-        names.check("spaces", space)
+        _check_space(space)
         from sartor.recipes.profile_device import profile_device
 
         height, width = size or (32, 32)
@@ -104,6 +104,12 @@ def profile(
             force=force, on_progress=say,
         )  # fmt: skip
     print_profile(_console(), found)
+
+
+def _check_space(space: str) -> None:
+    names.check("spaces", space)
+    if names.is_pretrained(space):
+        raise ValueError(f"{space!r} is profiled by `sartor search` itself, with its data: name a built-in space")
 
 
 def _told(options: Mapping[str, object]) -> str:

@@ -42,6 +42,9 @@ def print_front(console: Console, record: Record, folder: Path, report: Path) ->
         verdict = _verdict([found for _, found in members])
         console.print(f"{len(members)} verified on {target}{verdict}", style="bold", markup=False)
         console.print(_front(members, best))
+    for one in record.front:
+        if one.tokens_per_s is not None:
+            console.print(f"{one.name} writes {one.tokens_per_s:,.0f} tokens/s with a cache, in torch", markup=False)
     if common := record.fronts.get("all targets"):
         console.print(f"good on all targets: {', '.join(map(str, common))}", markup=False)
     if record.why:

@@ -78,5 +78,5 @@ def _too_few(name: str, count: int, splits: Sequence[str]) -> str:
     purpose = f", one for each of {', '.join(splits)}" if len(splits) > 1 else ""
     return (
         f"class {name!r} has {samples}, but at least {max(2, len(splits))} are needed{purpose};"
-        " add images or drop the class"
+        " add samples or drop the class"
     )

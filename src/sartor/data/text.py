@@ -36,6 +36,7 @@ def text_task(
     seed: int = 0,
     validation: float | None = None,
     test: float = 0.15,
+    vocabulary: int | None = None,
 ) -> Task:
     """Load text, tokenise it, check it and cut the splits that it lacks.
 
@@ -51,6 +52,7 @@ def text_task(
         seed: the cut of the splits and the order of the samples depend on it.
         validation, test: shares of the training part that become the splits which the source lacks, as for
             `load_task`. They are stratified by class; running text is cut once, its end being the test split.
+        vocabulary: how many tokens the model knows, which no id may reach; None where that is not known.
 
     Labels of language are the next tokens (N, T), and the metric is `TokenLikelihood`, 1 / perplexity.
     Raises ImportError without an optional library that is needed, ValueError for a tokenizer that is none, and
@@ -65,16 +67,29 @@ def text_task(
         if kind != "language":
             raise DataError(f"{typed}: token ids have no labels; they are data of kind 'language'")
         ids, told = tokens(Path(typed)), TextPreprocessing("language", length, 0)
-        return _language(typed, ids, told, seed, shares)
+        return _known(_language(typed, ids, told, seed, shares), typed, vocabulary)
     if tokenizer is None:
         raise DataError(f"{typed}: text needs a tokenizer; give the model's, or token ids in an .npz archive")
     content, pad = tokenizer_json(tokenizer, length if kind == "classification" else None)
     if pad is None and kind == "classification":
         raise DataError("the tokenizer has no padding token; set its pad_token")
     told = TextPreprocessing(kind, length, pad or 0, content)
-    if kind == "language":
-        return _language(typed, {k: told.running(text) for k, text in running(typed).items()}, told, seed, shares)
-    return _classification(typed, told, seed, shares)
+    if kind == "classification":
+        return _known(_classification(typed, told, seed, shares), typed, vocabulary)
+    ids = {split: told.running(text) for split, text in running(typed).items()}
+    return _known(_language(typed, ids, told, seed, shares), typed, vocabulary)
+
+
+def _known(task: Task, typed: str, vocabulary: int | None) -> Task:
+    """The task. Raises DataError for a token that is not of the vocabulary."""
+    for name in _SPLITS:
+        split: Any = getattr(task, name)
+        if vocabulary is not None and split.largest_id >= vocabulary:
+            raise DataError(
+                f"{typed}: token id {split.largest_id} of the {name} split is none of the model's {vocabulary};"
+                " tokenise the text with the model's own tokenizer"
+            )
+    return task
 
 
 def _classification(typed: str, told: TextPreprocessing, seed: int, shares: Mapping[str, float | None]) -> Task:

@@ -205,7 +205,7 @@ def _complete(rows: list[dict[str | Any, str | Any]], path: Path) -> list[Row]:
 
 
 def _jsonl(path: Path) -> list[Row]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")  # other ends of lines may stand within a text
     return _objects([json.loads(line) for line in lines if line.strip()], path)
 
 

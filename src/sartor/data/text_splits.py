@@ -59,6 +59,11 @@ class TextSplit:
         """The number of tokens of every sample, (N,), in that order."""
         return np.diff(self._offsets)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token."""
+        return int(self._tokens.max(initial=0))
+
     def batch(self, step: int, size: int, *, augment: bool = False) -> tuple[Tensor, Tensor]:
         """The ids (size, T) and labels (size,) of a step of shuffled epochs; text is not augmented."""
         return self.at(self._order.batch(step, size), step, augment=augment)
@@ -112,6 +117,11 @@ class WindowSplit:
     def labels(self) -> Tensor:
         """The next tokens of every window, (N, T) int64, in the order of `batches`."""
         return self._cut(self._windows * self._length)[1]
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token."""
+        return int(self._tokens.max(initial=0))
 
     def batch(self, step: int, size: int, *, augment: bool = False) -> tuple[Tensor, Tensor]:
         """The ids and next tokens, (size, T) each, of a step of shuffled epochs."""

@@ -106,8 +106,8 @@ def weights_int8(network: nn.Module) -> nn.Module:
     """Store the weights of all linear layers in int8, in place, with a scale for each output; return the network.
 
     Weights only: they are multiplied out when they are read, so that activations, biases, norms and embeddings stay
-    floats, and the file and the memory shrink, not the time. An embedding that is tied to a linear layer stays tied, and
-    so is in int8 as well. Nothing is trained afterwards: the stored weights have no gradient.
+    floats, and the file and the memory shrink, not the time. An embedding that is tied to a linear layer stays tied,
+    and so is in int8 as well. Nothing is trained afterwards: the stored weights have no gradient.
 
     Raises ValueError for a network without linear layers, for a supernet, whose slices follow choices, and for weights
     that are parametrized already.

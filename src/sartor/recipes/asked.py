@@ -44,9 +44,14 @@ def check_ladder(ladder: Mapping[str, Sequence[float]], limits: Mapping[str, flo
             raise ValueError(f"the latency limits are {list(values)}: give milliseconds above 0")
 
 
-def check_method(method: str, *, retrain: bool | None, cost_weight: float | None, weights: bool) -> None:
+def check_method(method: str, space: str, *, retrain: bool | None, cost_weight: float | None, weights: bool) -> None:
     """Raise ValueError for a method that searches nothing, and for what does not go with the method."""
     names.check_search(method)
+    if names.is_pretrained(space) and names.reads_out(method):
+        raise ValueError(
+            f"the method {method!r} searches by gradients among operations, and {space!r} has none: "
+            "name a method of shared weights, as instatune or llama_nas"
+        )
     if cost_weight is not None and not 0.0 <= cost_weight < math.inf:
         raise ValueError(f"the cost weight is {cost_weight:g}: give a number from 0")
     if not names.reads_out(method) and (retrain is not None or cost_weight is not None):

@@ -29,6 +29,7 @@ from sartor.data.read import absolute_source
 from sartor.deploy.parity import ExportError
 from sartor.limits import Form
 from sartor.recipes.asked import check_ladder, check_limits, check_method, check_weights, load_targets
+from sartor.recipes.decoding import measure_decoding
 from sartor.recipes.expected import expected_cost
 from sartor.recipes.fronts import exported_front, read_entries, recommend, write_verdicts
 from sartor.recipes.job import COUNTED, Job, Say
@@ -136,7 +137,7 @@ def search_for_device(
     names.check("strategies", strategy)
     method = method_for(space, data, BIGNAS) if method is None else method
     task = data if isinstance(data, Task) else task_for(data, space, seed=seed, image_size=image_size, length=length)
-    check_method(method, retrain=retrain, cost_weight=cost_weight, weights=weights is not None)
+    check_method(method, space, retrain=retrain, cost_weight=cost_weight, weights=weights is not None)
     arguments = {
         "data": task.name if isinstance(data, Task) else absolute_source(str(data)), "given": isinstance(data, Task),
         "target": [own.absolute(one) for one in asked], "limits": dict(limits or {}), "limit_as": limit_as,
@@ -254,7 +255,8 @@ def _verify(job: Job, shared: Shared, candidates: Candidates, baselines: list[Me
     if job.arguments["budget_s"] is not None:  # work given in counts is the same on every machine
         more = _second_look(job, shared, [member for member in members if member.folder in measured])
         members, measured = [*members, *more], measured | {member.folder for member in more}
-    exported_front(job, [member for member in members if member.folder in measured])
+    front = exported_front(job, [member for member in members if member.folder in measured])
+    measure_decoding(job, front)
     if job.ladder:
         write_verdicts(job)
     return recommend(job)

@@ -197,8 +197,10 @@ class Job:
     def space(self) -> SearchSpace:
         """The search space. ValueError when the network has no choice."""
         space = search_space(self.ghost)
-        if not space.choices:
-            raise ValueError(f"space {self.arguments['space']!r} has no choice to search; give its network some")
+        if space.size < 2:
+            raise ValueError(
+                f"space {self.arguments['space']!r} has one network alone: give a choice in it two options or more"
+            )
         return space
 
     def workload(self, arch: Architecture) -> Workload:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LENGTH", "METHODS", "kind_of", "method_for", "network", "shape_of", "task_for"]
 
 LENGTH = 64
-"""Tokens of a sequence, if nothing is said."""
+"""Tokens of a sequence, if nothing is said and the model takes as many."""
 
 METHODS: Mapping[Kind, str] = {"classification": "instatune", "image": "instatune", "language": "llama_nas"}
 """What trains the shared weights of a pretrained network, if nothing is said, by what it is for."""
@@ -79,12 +79,19 @@ def task_for(
         return load_task(data, seed=seed, image_size=image_size or (side if isinstance(side, int) else tuple(side)))
     if image_size is not None:
         raise ValueError(f"an image size is of images, and {space!r} reads text: leave it out")
-    from sartor.adapt.loading import tokenizer_of
+    from sartor.adapt.loading import configuration, positions, tokenizer_of
     from sartor.data.text import text_task
 
+    config = configuration(source)
+    most = positions(config)
+    if length is not None and most is not None and length > most:
+        raise ValueError(f"sequences of {length} tokens are too long for {space!r}: ask for a length of {most} at most")
     tokens = str(data).endswith(".npz")  # ids already, of a model that needs no tokenizer then
     tokenizer = None if tokens else tokenizer_of(source)
-    return text_task(data, tokenizer, kind=kind, length=length or LENGTH, seed=seed)
+    return text_task(
+        data, tokenizer, kind=kind, length=length or min(LENGTH, most or LENGTH), seed=seed,
+        vocabulary=getattr(config, "vocab_size", None),
+    )  # fmt: skip
 
 
 def shape_of(task: Task, space: str, asked: Mapping[str, Any]) -> dict[str, Any]:

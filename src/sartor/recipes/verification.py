@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sartor.architecture import Architecture
@@ -216,5 +216,5 @@ def stored_network(job: Job, member: Member) -> nn.Module:
 
 def _stored(job: Job, folder: Path, arch: Architecture) -> nn.Module:
     network = extract(job.initial, arch).eval()
-    load_model(network, folder / "weights.safetensors")
+    network.load_state_dict(load_file(folder / "weights.safetensors"))  # with tied weights under each of their names
     return network

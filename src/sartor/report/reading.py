@@ -59,6 +59,7 @@ class Network:
     trained: str = ""
     steps: float | None = None
     finetune_steps: float | None = None  # on its own, after those of the weights that it shared
+    tokens_per_s: float | None = None  # that a language model writes with a cache
 
     def on(self, target: str) -> Measured | None:
         """Return what `target` measured, or None."""
@@ -287,6 +288,7 @@ def _network(folder: Path, notes: list[str]) -> Network | None:
         trained=str(record.get("trained") or ""),
         steps=number(record.get("steps")),
         finetune_steps=number(record.get("finetune_steps")),
+        tokens_per_s=number(mapping(record.get("decoding")).get("per_s")),
     )
 
 

@@ -144,6 +144,7 @@ def _row(network: Network, target: str) -> Json:
         "steps": network.steps,
         "finetune_steps": network.finetune_steps,
         "training": network.training,
+        "tokens_per_s": network.tokens_per_s,
         "recommended": False,
         **(_figures(measured) if measured else dict.fromkeys(FIELDS)),
     }

@@ -95,6 +95,7 @@ def decoded(network: nn.Module, prompt: Tensor, tokens: int) -> Tensor:
 def _calls(model: Any, prompt: Tensor, tokens: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """What reads the prompt, and what writes the tokens after it, from a cache that is put back to the prompt."""
     first, cache = _read(model, prompt)
+    cache.activate_past_recording()  # a sliding window forgets what it is to be put back to
 
     def write() -> None:
         _written(model, first, cache, tokens)
