@@ -94,6 +94,8 @@ def _files(source: str, endings: tuple[str, ...]) -> dict[str, Path]:
             raise DataError(f"{source}: unknown text format {path.suffix!r}; give {', '.join(endings)}, or hf:ID")
         return {"train": path}
     if not path.is_dir():
+        if source == "digits":
+            raise DataError("digits: images, and this model reads text; give a file of text")
         raise DataError(f"{source}: no such file or folder; give a file of {', '.join(endings)}, a folder or hf:ID")
     found: dict[str, Path] = {}
     for split, spellings in SPLITS.items():
