@@ -178,9 +178,14 @@ def test_the_made_up_device_has_a_limit_that_binds() -> None:
 
 
 def test_a_baseline_that_is_ahead_is_told() -> None:
-    best = {"name": "a", "validation": 0.9, "latency_ms": 2.0}
-    rows = [{"name": n, "validation": v, "latency_ms": ms} for n, v, ms in (("b", 0.95, 1.9), ("c", 0.95, 2.1))]
-    assert _behind(best, rows) == [
-        "Trained from scratch, b is more accurate and no slower: the search needs more time."
-    ]
-    assert not _behind(best, rows[1:]) and not _behind(None, rows)
+    best = {"name": "a", "validation": 0.9, "latency_ms": 2.0, "within_limit": None}
+    fast, slow, worse = (
+        {"name": name, "validation": accuracy, "latency_ms": ms, "within_limit": None}
+        for name, accuracy, ms in (("b", 0.95, 1.9), ("c", 0.95, 2.1), ("d", 0.9, 1.0))
+    )
+    told = "Trained from scratch, {} is more accurate on the validation split{}: the search needs more time."
+    assert _behind(best, [fast, slow, worse]) == [told.format("b", " and no slower")]
+    assert not _behind(best, [slow, worse]) and not _behind(None, [fast]), "without a limit, speed is worth something"
+    limited = {**best, "within_limit": True}
+    assert _behind(limited, [{**slow, "within_limit": True}]) == [told.format("c", ", if slower")]
+    assert not _behind(limited, [{**slow, "within_limit": False}])

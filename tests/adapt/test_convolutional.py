@@ -272,3 +272,9 @@ def test_blocks_and_rules_are_read_off_the_modules() -> None:
         reads=("/layer2.1.conv1", "/layer2.2.conv1", "/fc"),
         follows=("/layer2.0.bn2", "/layer2.0.downsample.1", "/layer2.1.bn2", "/layer2.2.bn2"),
     )
+
+
+def test_a_network_is_adopted_once_with_all_its_roles() -> None:
+    network = elastic(TvResNet(Basic), width=[0.5])
+    with pytest.raises(ValueError, match=r"TvResNet has choices already \(.*width.*\): give all its roles at once"):
+        elastic(network, depth=[1])

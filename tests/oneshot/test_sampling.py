@@ -13,6 +13,8 @@ from sartor.architecture import Architecture
 from sartor.oneshot import BigNAS
 from sartor.oneshot.alphanet import AlphaNet
 from sartor.oneshot.attentivenas import AttentiveNAS
+from sartor.oneshot.instatune import InstaTune
+from sartor.oneshot.llama_nas import LLaMANAS
 from sartor.oneshot.mixture_of_supernets import MixtureOfSupernets
 from sartor.oneshot.ofa import OFA
 from sartor.oneshot.sampling import (
@@ -102,7 +104,8 @@ def test_ends_that_a_constraint_excludes_are_refused_and_widths_drawn_again() ->
 
 
 ENDS = {"bignas": BigNAS, "attentivenas": AttentiveNAS, "alphanet": AlphaNet, "ofa": OFA, "slimmable": Slimmable,
-        "universally_slimmable": UniversallySlimmable, "mixture_of_supernets": MixtureOfSupernets}  # fmt: skip
+        "universally_slimmable": UniversallySlimmable, "mixture_of_supernets": MixtureOfSupernets,
+        "instatune": InstaTune, "llama_nas": LLaMANAS}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ENDS.values(), ids=ENDS)

@@ -73,7 +73,9 @@ def family_of(model: nn.Module) -> str:
             return str(kind)
         if kind is not None and kind not in seen:
             seen.append(kind)
-    if not seen and (convolutional.blocks_of(model)):
+    if not seen and (known := named_choices(model)):  # whose layers no longer say how wide they are
+        raise ValueError(f"{type(model).__name__} has choices already ({', '.join(known)}): give all its roles at once")
+    if not seen and convolutional.blocks_of(model):
         return "convolutional"
     what = f"the family {seen[0]!r}" if seen else f"{type(model).__name__}, which has no family"
     raise ValueError(

@@ -31,7 +31,7 @@ from sartor.architecture import Architecture
 from sartor.oneshot._recipe import FINE_TUNING, Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.divergences import kl
-from sartor.oneshot.sampling import uniform
+from sartor.oneshot.sampling import largest, uniform
 from sartor.space import SearchSpace
 
 __all__ = ["Guidance", "InstaTune"]
@@ -63,7 +63,8 @@ class InstaTune:
         recipe: optimiser, learning rate and regularisation. means: precision, and parts of a batch.
         seed: decides the sub-networks; each step draws from its own seed.
 
-    Raises ValueError for a guidance that lacks its teacher or does not use it, and for numbers out of range.
+    Raises ValueError for a guidance that lacks its teacher or does not use it, for numbers out of range, and for a
+    space whose constraint excludes the full network.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class InstaTune:
         self.mixed, self.label_share, self.temperature = mixed, label_share, temperature
         self.n_random, self.policy, self.seed = n_random, policy, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
-        self.largest = space.largest()
+        self.largest = largest(space)
         self.passes_per_step = 1.0 + n_random
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:

@@ -31,6 +31,7 @@ from sartor.architecture import Architecture
 from sartor.oneshot._recipe import Loss, Recipe
 from sartor.oneshot._training import Effort, Means, Training, draws
 from sartor.oneshot.divergences import kl
+from sartor.oneshot.sampling import largest
 from sartor.space import SearchSpace
 
 __all__ = ["RECIPE", "LLaMANAS"]
@@ -60,7 +61,8 @@ class LLaMANAS:
         recipe: optimiser, learning rate and regularisation. means: precision, and parts of a batch.
         seed: decides the sub-networks; each step draws from its own seed.
 
-    Raises ValueError for a share beyond 0 to 1, and for a temperature that is not positive.
+    Raises ValueError for a share beyond 0 to 1, for a temperature that is not positive, and for a space whose
+    constraint excludes the full network.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class LLaMANAS:
         self.net, self.space, self.loss = net, space, loss
         self.distillation, self.temperature, self.seed = distillation, temperature, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
-        self.largest = space.largest()
+        self.largest = largest(space)
         self.passes_per_step = 1.0
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:

@@ -137,7 +137,7 @@ def recommend(job: Job) -> Path | None:
         for name, found in entries.items()
     }
     best = top = max(entries, key=lambda name: accuracy[name]["validation"])
-    why = "it has the highest validation accuracy of all verified networks within the limits"
+    why = "it has the highest validation accuracy of all networks that the search found within the limits"
     if not any("latency_ms" in job.limits_on(target) for target in targets):
         highest = accuracy[top]["validation"]
         error = float(np.sqrt(max(0.0, highest * (1 - highest)) / len(job.task.validation)))

@@ -41,7 +41,7 @@ from sartor.recipes.verification import complete_member, measure_members, write_
 from sartor.supernet import extract
 from sartor.targets.machine import usable_cores
 
-__all__ = ["fastest_threads", "more_trials", "plan", "plan_alone"]
+__all__ = ["MIN_STEPS", "fastest_threads", "more_trials", "plan", "plan_alone"]
 
 VERIFIED, MIN_VERIFIED = 24, 8  # networks that the search found, and that are fine-tuned and measured
 RETRAINED = 6  # networks, where each is trained from scratch

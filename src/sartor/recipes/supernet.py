@@ -20,7 +20,7 @@ from sartor.evaluation import predicted, scored, specialised
 from sartor.oneshot import Copies, check_memory, training_memory
 from sartor.recipes.job import Job, Say
 from sartor.recipes.methods import BIGNAS
-from sartor.recipes.planning import fastest_threads
+from sartor.recipes.planning import MIN_STEPS, fastest_threads
 from sartor.recipes.pretrained import method_for, task_for
 from sartor.recipes.record import arguments_of, check_same, new_record, silent
 from sartor.recipes.training import Shared, supernet_learner, train
@@ -235,7 +235,9 @@ def _plan(job: Job) -> dict[str, Any]:
     threads, step_s = fastest_threads(job, batch_size)
     left = PLANNED * asked["budget_s"] - (time.monotonic() - started)
     steps = max(1, int(left / step_s))
-    job.say(f"plan: {steps} training steps of {1000 * step_s:.0f} ms")
+    job.say(f"plan: {steps} training step{'s' * (steps > 1)} of {1000 * step_s:.0f} ms")
+    if steps < MIN_STEPS:
+        job.say(f"warning: {asked['budget_s']:g} s are too few to train these weights; what follows is of no use")
     return {"batch_size": batch_size, "steps": steps, "training_threads": threads, "seconds": {"step": step_s}}
 
 
