@@ -97,7 +97,7 @@ class SharedWeightError:
     Args:
         supernet: the trained shared weights.
         metric: (N, K) outputs, (N,) labels -> fraction, higher is better; batch by batch if it is a `RowMetric`.
-        batches: what it is evaluated on, of the validation split.
+        batches: what it is evaluated on, of the validation split; once through for each call.
         calibration: training images for the batch-norm statistics.
     """
 
@@ -105,7 +105,7 @@ class SharedWeightError:
         self,
         supernet: nn.Module,
         metric: Callable[[Tensor, Tensor], float],
-        batches: Sequence[tuple[Tensor, Tensor]],
+        batches: Iterable[tuple[Tensor, Tensor]],
         calibration: Sequence[Tensor],
     ) -> None:
         self.supernet, self.metric, self.batches, self.calibration = supernet, metric, batches, calibration

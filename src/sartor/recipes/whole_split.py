@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from sartor.architecture import Architecture
-from sartor.evaluation import predicted, scored, specialised
+from sartor.evaluation import SharedWeightError
 from sartor.recipes.job import Job
 from sartor.recipes.supernets import Serving
 
@@ -25,7 +25,8 @@ class WholeSplitError:
     def __call__(self, arch: Architecture) -> float:
         """The error in [0, 1]; infinite where it is not finite."""
         if arch not in self.known:
-            network = specialised(self.serving(arch), arch, self.job.calibration)
-            error = 1.0 - scored(self.job.task.metric, predicted(network, self.job.task.validation.batches(BATCH)))
+            task = self.job.task
+            batches = task.validation.batches(BATCH)  # one after the other: all need not fit into memory
+            error = SharedWeightError(self.serving(arch), task.metric, batches, self.job.calibration)(arch)
             self.known[arch] = error if math.isfinite(error) else math.inf
         return self.known[arch]
