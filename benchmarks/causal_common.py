@@ -169,7 +169,7 @@ class Study:
             net = self.supernet()
             learner = LLaMANAS(
                 net, self.space, steps=self.steps, batch_size=BATCH, seed=self.seed, recipe=self.recipe,
-                distillation=self.distillation, **self.given,
+                distillation=self.distillation, teacher=self.whole(), **self.given,
             )  # fmt: skip
             fit(learner, self.train, steps=self.steps, batch_size=BATCH, seed=self.seed, progress=_quiet)
             return net

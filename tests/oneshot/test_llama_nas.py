@@ -115,6 +115,25 @@ def test_distillation_alone_learns_nothing_from_the_labels_at_odd_steps() -> Non
     assert learner(distillation=1.0).step(batch())["divergence"] == 0.0
 
 
+def test_a_teacher_of_its_own_stays_as_it_is_and_teaches_the_full_network_too() -> None:
+    teacher = llama(seed=1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    one = learner(distillation=1.0, teacher=teacher)
+    ids, labels = batch()
+    other = supernet()
+    with activated(other, one.largest):
+        predicted, wanted = (net(ids).flatten(0, 1).log_softmax(1) for net in (other, teacher))
+    F.kl_div(predicted, wanted.detach(), log_target=True, reduction="batchmean").backward()  # type: ignore[no-untyped-call]
+    assert one.step((ids, labels))["divergence"] > 0.0
+    for ours, theirs in zip(one.net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs if theirs.grad is None else theirs - 0.1 * theirs.grad)
+    one.step(batch(1))
+    assert one.effort.looks == 2
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    with pytest.raises(ValueError, match="distillation is 0"):
+        learner(teacher=teacher)
+
+
 def test_tokens_that_no_loss_counts_are_not_distilled() -> None:
     ids, labels = batch()
     padded = ids.clone(), labels.clone()

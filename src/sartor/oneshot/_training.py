@@ -127,8 +127,7 @@ class Training:
             layer.training = regularise
         with activated(self.net, assignment), self.autocast():
             outputs: Tensor = self.net(resized(images, self.net))
-        sequences = outputs.dim() == 3 and not images.is_floating_point()  # of ids; ensembles have 3 dimensions too
-        return (outputs.flatten(0, 1) if sequences else outputs).float()
+        return _rows_of_outputs(outputs, images)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a mean over a part of the batch; all parts together are one pass."""
@@ -142,6 +141,14 @@ class Training:
             outputs = self.logits(arch, images, regularise=False)
         self.count("looks")
         return outputs
+
+    def taught(self, teacher: nn.Module, inputs: Tensor) -> Tensor:
+        """Return what another network predicts, in eval mode and without gradients, in the shape of `logits`."""
+        teacher.eval()
+        with torch.no_grad(), self.autocast():
+            outputs: Tensor = teacher(inputs)
+        self.count("looks")
+        return _rows_of_outputs(outputs, inputs)
 
     def count(self, kind: Literal["passes", "looks"]) -> None:
         """Count a pass or a look at a part of a batch; as many parts as a batch has are one."""
@@ -208,6 +215,11 @@ class Training:
         self.done, self.effort = state["done"], Effort(*state.get("effort", ()))  # of older runs nothing was counted
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _rows_of_outputs(outputs: Tensor, inputs: Tensor) -> Tensor:
+    sequences = outputs.dim() == 3 and not inputs.is_floating_point()  # of ids; ensembles have 3 dimensions too
+    return (outputs.flatten(0, 1) if sequences else outputs).float()
 
 
 def _rows_of_labels(labels: Tensor) -> Tensor:

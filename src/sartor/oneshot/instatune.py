@@ -133,11 +133,7 @@ class InstaTune:
         first = self.guidance == "mixed" and self.training.done < self.mixed * self.training.steps
         if self.teacher is None or not (first or self.guidance == "high"):
             return None
-        self.teacher.eval()
-        with torch.no_grad(), self.training.autocast():
-            logits: Tensor = self.teacher(inputs)
-        self.training.count("looks")
-        return logits.flatten(0, -2).float()
+        return self.training.taught(self.teacher, inputs)
 
     @property
     def effort(self) -> Effort:

@@ -10,8 +10,9 @@ random sub-network at odd ones. A genetic search or LINAS then finds networks fo
 their weights are rounded to 8 bits (`deploy.quantize.weights_int8`).
 
 Differs from the paper:
-- Distillation from the full network, which is optional, is a share of the loss of sub-networks (`distillation`, 0 by
-  default). The teacher is the full network as it is at that step, which is looked at once more.
+- Distillation, which is optional, is a share of the loss of sub-networks (`distillation`, 0 by default). Its teacher is
+  the full network as it is at that step, which is looked at once more, or one that stays as it is (`teacher`), from
+  which the full network learns as well.
 - Any choices of a network may be searched, heads as well; the paper's attention stays whole.
 - The recipe is Adam with a cosine, a warm-up and clipped gradients; the paper's rates belong to networks of 7B weights.
 - Which neurons come first is the caller's: sort by importance before, as a width keeps the first of them.
@@ -57,12 +58,15 @@ class LLaMANAS:
         batch_size: samples per step, which the learning rate is scaled with.
         distillation: share, 0 to 1, of the loss of a sub-network that is its divergence from the full network; the
             rest is that of the labels. Any costs a pass without gradients at every odd step.
+        teacher: a network of the same inputs and outputs to diverge from instead, such as the one before fine-tuning;
+            it is put in eval mode, and not saved with the learner. Then the full network has that loss, too, and every
+            step that pass.
         temperature: of the predictions in that divergence.
         recipe: optimiser, learning rate and regularisation. means: precision, and parts of a batch.
         seed: decides the sub-networks; each step draws from its own seed.
 
-    Raises ValueError for a share beyond 0 to 1, for a temperature that is not positive, and for a space whose
-    constraint excludes the full network.
+    Raises ValueError for a share beyond 0 to 1, for a teacher without a share, for a temperature that is not positive,
+    and for a space whose constraint excludes the full network.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class LLaMANAS:
         steps: int,
         batch_size: int,
         distillation: float = 0.0,
+        teacher: nn.Module | None = None,
         temperature: float = 1.0,
         recipe: Recipe = RECIPE,
         means: Means = Means(),  # noqa: B008 - frozen
@@ -81,9 +86,11 @@ class LLaMANAS:
     ) -> None:
         if not 0.0 <= distillation <= 1.0:
             raise ValueError(f"distillation is {distillation}: it is a share of the loss, from 0 to 1")
+        if teacher is not None and not distillation:
+            raise ValueError("distillation is 0, so that the teacher has no part in the loss: give a share above 0")
         if temperature <= 0.0:
             raise ValueError(f"temperature is {temperature}: it divides logits, so it must be positive")
-        self.net, self.space, self.loss = net, space, loss
+        self.net, self.space, self.loss, self.teacher = net, space, loss, teacher
         self.distillation, self.temperature, self.seed = distillation, temperature, seed
         self.training = Training(net, steps=steps, batch_size=batch_size, recipe=recipe, means=means)
         self.largest = largest(space)
@@ -92,7 +99,7 @@ class LLaMANAS:
     def step(self, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
         """Take one step on inputs (N, ...) and labels, (N,) or of sequences (N, T).
 
-        Returns the loss on the labels and the divergence from the full network, 0 where it is not asked for, of the
+        Returns the loss on the labels and the divergence from the teacher, 0 where it is not asked for, of the
         network that was trained, and the learning rate.
         """
         arch = self.sampled()
@@ -114,10 +121,11 @@ class LLaMANAS:
         return self.space.sample(draws(self.seed, done)) if done % 2 else self.largest
 
     def _distance(self, arch: Architecture, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor | None:
-        """The mean divergence of a sub-network from the full one over what the loss counts."""
-        if self.distillation == 0.0 or arch == self.largest:
+        """The mean divergence of a network from its teacher over what the loss counts; None where it has no teacher."""
+        if self.distillation == 0.0 or (self.teacher is None and arch == self.largest):
             return None
-        teacher = self.training.look(self.largest, inputs)
+        given, training = self.teacher, self.training
+        teacher = training.look(self.largest, inputs) if given is None else training.taught(given, inputs)
         counted = labels != _NOT_COUNTED
         return kl(logits[counted], teacher[counted], self.temperature)
 
