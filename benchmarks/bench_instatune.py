@@ -12,7 +12,8 @@ cost: what the trainings of a network have cost, in passes of the full network o
 a third, one of a sub-network as much as it has multiply-accumulates. latency: measured by ONNX Runtime, one thread, one
 sentence of 32 tokens, all networks of a seed in turns. against found: difference in accuracy to the network that was
 found, in points, with the 95 % interval of a bootstrap over sentences, seeds averaged. The same, alone: cut out of the
-fine-tuned network, too, and tuned on by itself until it has cost as much.
+fine-tuned network, too, and tuned on by itself until it has cost as much. From the start: cut out of the pretrained
+network, so that all of that cost is its own.
 
 What is trained is kept in runs/instatune, or SARTOR_OUT, and goes on from there.
 """
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sartor.adapt import elastic
+from sartor.adapt import elastic, sort_by_importance
 from sartor.adapt.importance import taylor
 from sartor.adapt.loading import pretrained, tokenizer_of
 from sartor.architecture import Architecture
@@ -60,6 +61,7 @@ LABELLED, HELD, LEAST, TOKENS, BATCH, POOL, SEEDS, SEPARATOR = 8000, 500, 20, 64
 DEPTH, HIDDEN, HEADS, HEAD, MLP, LENGTH = 6, 384, 12, 32, 1536, 32
 TUNING, ELASTIC, TRIALS = 500, 375, 32
 FULL, FOUND, HALVES, LAYERS = "full", "InstaTune, found", "all layers, half as wide, sliced", "layers 0, 2, 4"
+FRESH = "the same, alone from the start"
 TRAINED = 0.6  # of the full network's MACs: what a step's sub-networks have at most
 SHARES = {FOUND: 0.56, "InstaTune, smaller": 0.48, "InstaTune, smallest": 0.4}  # of the full network's MACs, at most
 RECIPE = replace(FINE_TUNING, lr=1e-4)
@@ -267,6 +269,14 @@ class Study:
         net.load_state_dict(self._kept(f"alone-{arch.id}", net, steps))
         return net.eval()
 
+    def fresh(self, arch: Architecture) -> nn.Module:
+        """The same network cut out of the pretrained one, units by L1 norm, and fine-tuned by itself at equal cost."""
+        net = self.adopted()
+        sort_by_importance(net)
+        net = extract(net, arch)
+        net.load_state_dict(self._kept(f"fresh-{arch.id}", net, round(self.cost / share(arch))))
+        return net.eval()
+
     def cut(self, layers: tuple[int, ...]) -> nn.Module:
         """Layers of the pretrained network, in full width."""
         net = elastic(self.network(), depth=[layers])
@@ -335,6 +345,7 @@ class Study:
             **{name: extract(self.instatuned, one).eval() for name, one in self.found.items()},
             "the same, sliced": extract(slices, arch).eval(),
             "the same, alone": self.alone(arch),
+            FRESH: self.fresh(arch),
             HALVES: extract(slices, self.narrow()).eval(),
             LAYERS: self.uniform((0, 2, 4)),
         }
@@ -346,11 +357,12 @@ class Study:
 
     def spent(self, name: str) -> tuple[float, float]:
         """What the trainings behind a network have cost, in passes of the full network and in CPU seconds."""
-        files = ["layers-0-2-4"] if name == LAYERS else ["full"]
+        alone = {LAYERS: "layers-0-2-4", FRESH: f"fresh-{self.found[FOUND].id}"}
+        files = [alone.get(name, "full")]
         files += ["super"] if name.startswith("InstaTune") else []
         files += [f"alone-{self.found[FOUND].id}"] if name.endswith("alone") else []
         told = [json.loads((self.folder / f"{one}-{self.seed}.json").read_bytes()) for one in files]
-        passes = self.tuning / 2 if name == LAYERS else self.tuning if len(files) == 1 else self.cost
+        passes = self.tuning / 2 if name == LAYERS else self.cost if name == FRESH or len(files) > 1 else self.tuning
         return passes, sum(one["cpu_s"] for one in told)
 
     @cached_property

@@ -166,8 +166,10 @@ def test_the_trials_of_rungs_are_within_each_limit_and_better_than_chance() -> N
 
     goals = [Objective("error", error), Objective("latency_ms", latency, cheap=True)]
     rungs = [Rung("latency_ms", limit) for limit in (10.0, 20.0, 35.0)]
-    strategy = Rungs(space, goals, rungs=rungs, front=RandomSearch(space, goals), trials=60)
+    ends = space.largest(), space.smallest()
+    strategy = Rungs(space, goals, rungs=rungs, front=RandomSearch(space, goals), trials=60, at_hand=ends)
     done = list(search(space, strategy, goals, trials=60))
+    assert tuple(trial.arch for trial in done[:2]) == ends
     random_ones = [space.sample(random.Random(i)) for i in range(180)]
     for rung in rungs:
         best = min(t.values["error"] for t in done if t.values["latency_ms"] <= rung.at_most)

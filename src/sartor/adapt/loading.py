@@ -202,7 +202,7 @@ def _download(name: str, patterns: tuple[str, ...]) -> Path:
     except Exception as error:
         raise ValueError(
             f"{name} is no folder here, and its files cannot be had from the Hugging Face hub:"
-            f" {single_line(error)}; give the path of a local copy"
+            f" {single_line(error).removeprefix('Got: ')}; give the path of a local copy"
         ) from error
     finally:
         talk.enable_progress_bars()

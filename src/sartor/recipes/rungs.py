@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sartor.architecture import Architecture
 from sartor.objective import Objective, costs
-from sartor.predictors.ridge_or_svr import RidgeOrSVR
+from sartor.predictors.gaussian_process import GaussianProcess
 from sartor.protocols import Predictor, Strategy
 from sartor.space import SearchSpace
 from sartor.strategies._surrogate import MakePredictor, allowed, believed, everything, learnt, sampled, seeded
@@ -23,6 +23,7 @@ __all__ = ["Rung", "Rungs"]
 FRONT_SHARE = 0.4  # of the trials are the strategy's
 EACH = 1  # trial for a limit in a round, after which the predictors learn from all
 PARENTS, CHILDREN, GENERATIONS = 4, 100, 6  # for a limit, in a space that is too large to predict whole
+LEARNT = 800  # of the last trials, as the time of a Gaussian process grows with their cube
 
 Floats = NDArray[np.float64]
 
@@ -38,9 +39,10 @@ class Rung:
 class Rungs:
     """A `Strategy` that spends its trials on several limits, with predictors in the loop.
 
-    The first trials are those of another strategy, which searches the front without limits. Then, in rounds, the error
-    and the costs are predicted from all trials, and each limit gets the untold architecture that is predicted best
-    within it; that it is within it is checked by its cheap cost. Every trial serves all limits.
+    The first trials are networks at hand, such as the largest and the smallest, which drawing hardly gives, and then
+    those of another strategy, which searches the front without limits. After that, in rounds, the error and the costs
+    are predicted from all trials, and each limit gets the untold architecture that is predicted best within it; that it
+    is within it is checked by its cheap cost. Every trial serves all limits.
 
     Where a space is too large to predict whole, predicted are children of the trials that did best within a limit, and
     of what is predicted best: predictors err the more the further they are from any trial.
@@ -50,7 +52,9 @@ class Rungs:
         rungs: the limits, each of one of the objectives.
         front: the strategy of the first trials.
         trials: of the whole search.
-        predictor: from a space to a predictor, one for each objective.
+        at_hand: architectures to begin with; those that the space's constraint excludes are passed over.
+        predictor: from a space to a predictor, one for each objective. Of those at hand a Gaussian process errs least
+            on networks that it has not seen, where a hundred or two are known.
     """
 
     def __init__(
@@ -61,20 +65,21 @@ class Rungs:
         rungs: Sequence[Rung],
         front: Strategy,
         trials: int,
-        predictor: MakePredictor = RidgeOrSVR,
+        at_hand: Iterable[Architecture] = (),
+        predictor: MakePredictor = GaussianProcess,
     ) -> None:
         self.space, self.objectives, self.rungs, self.front = space, tuple(objectives), tuple(rungs), front
         self.predictor = predictor
         self.first = max(1, round(FRONT_SHARE * trials))
         self.told: dict[Architecture, Trial] = {}
-        self.proposed: list[Architecture] = []
+        self.proposed = [arch for arch in at_hand if space.constraint is None or space.constraint(arch)]
         self._whole = everything(space)
 
     def ask(self, rng: random.Random) -> Architecture | Candidate:
         """Return the next architecture of the front, or of a limit; a random one where nothing new is within any."""
-        if len(self.told) < self.first:
-            return self.front.ask(rng)
         waiting = [arch for arch in self.proposed if arch not in self.told]
+        if not waiting and len(self.told) < self.first:
+            return self.front.ask(rng)
         if not waiting:
             waiting = self.proposed = self._round()
         return waiting[0] if waiting else self.space.sample(rng)
@@ -86,7 +91,7 @@ class Rungs:
 
     def _round(self) -> list[Architecture]:
         """For each limit the architectures that are predicted best within it."""
-        trials = list(self.told.values())
+        trials = list(self.told.values())[-LEARNT:]
         predictors = learnt(self.predictor, self.space, self.objectives, trials)
         archs = self._whole or self._evolved(predictors, seeded(trials))
         archs = [arch for arch in archs if arch not in self.told]

@@ -60,7 +60,8 @@ def search_trials(job: Job, shared: Shared) -> Candidates:
     )  # fmt: skip
     if job.ladder:
         rungs = [Rung(job.column("latency_ms", target), ms) for target in job.targets for ms in job.rungs(target)]
-        strategy = Rungs(job.space, searched, rungs=rungs, front=strategy, trials=job.plan["trials"])
+        at_hand = job.hand_made().values()
+        strategy = Rungs(job.space, searched, rungs=rungs, front=strategy, trials=job.plan["trials"], at_hand=at_hand)
     with TrialLog(job.path / "run.sqlite") as log:
         search(
             job.space,
