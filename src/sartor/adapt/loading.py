@@ -284,8 +284,8 @@ def _check_weights(
     """ValueError where weights are missing or of other shapes, unless they are those of a new head."""
     base = f"{network.base_model_prefix}."
     wrong = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info.get("mismatched_keys", ())}
-    for name, (found, wanted) in wrong.items():
-        if name.startswith(base) or kind == "language":
+    for name, (found, wanted) in sorted(wrong.items()):
+        if name.startswith(base) or kind == "language" or found[:1] == wanted[:1]:  # a head of other inputs, too
             raise ValueError(f"{folder}: {name} is {found}, by config.json {wanted}: they are of two models")
         if not replace_head:
             raise ValueError(f"{folder} has a head of {found[0]} classes, not of {wanted[0]}: ask for a new head")
