@@ -23,7 +23,7 @@ from sartor.cli import main
 from sartor.objective import Objective
 from sartor.oneshot import BigNAS
 from sartor.recipes.job import Job
-from sartor.recipes.rungs import Rung, Rungs
+from sartor.recipes.rungs import CHECKED, Rung, Rungs
 from sartor.recipes.searching import LOOKED_AT, best_of_rungs, nearer
 from sartor.recipes.training import train
 from sartor.recipes.whole_split import WholeSplitError
@@ -178,6 +178,23 @@ def test_the_trials_of_rungs_are_within_each_limit_and_better_than_chance() -> N
     assert len({trial.arch for trial in done}) == 60
     late = done[strategy.first :]
     assert sum(t.values["latency_ms"] <= 35.0 for t in late) == len(late)
+
+
+def test_a_limit_that_nothing_meets_costs_few_looks() -> None:
+    space = SearchSpace({f"c{i}": tuple(range(6)) for i in range(8)})
+    looked: list[Architecture] = []
+
+    def latency(arch: Architecture) -> float:
+        looked.append(arch)
+        return 1.0 + sum(int(str(value)) for value in arch.values())
+
+    goals = [Objective("error", lambda arch: 1.0 / latency(arch)), Objective("latency_ms", latency, cheap=True)]
+    rungs = [Rung("latency_ms", 0.5), Rung("latency_ms", 20.0)]
+    strategy = Rungs(space, goals, rungs=rungs, front=RandomSearch(space, goals), trials=20)
+    done = list(search(space, strategy, goals, trials=20))
+    assert len(done) == 20
+    rounds = 20 - strategy.first  # at least one trial each
+    assert len(looked) <= 2 * 20 + rounds * 2 * CHECKED
 
 
 def test_the_luckiest_trials_of_a_limit_are_compared_on_the_whole_split() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ __all__ = ["Rung", "Rungs"]
 FRONT_SHARE = 0.4  # of the trials are the strategy's
 EACH = 1  # trial for a limit in a round, after which the predictors learn from all
 PARENTS, CHILDREN, GENERATIONS = 4, 100, 6  # for a limit, in a space that is too large to predict whole
+CHECKED = 50  # of the predicted best within a limit; where none of them is, hardly any is, and each look takes time
 LEARNT = 800  # of the last trials, as the time of a Gaussian process grows with their cube
 
 Floats = NDArray[np.float64]
@@ -101,7 +103,7 @@ class Rungs:
             goal = next(one for one in self.objectives if one.name == rung.objective)
             bounded = replace(goal, at_most=rung.at_most, cheap=True)
             ordered = (archs[place] for place in self._best(predicted, rung) if archs[place] not in found)
-            found |= dict.fromkeys(allowed(ordered, [self.objectives[0], bounded], EACH))
+            found |= dict.fromkeys(allowed(islice(ordered, CHECKED), [self.objectives[0], bounded], EACH))
         return list(found)
 
     def _best(self, values: Floats, rung: Rung) -> NDArray[np.intp]:
