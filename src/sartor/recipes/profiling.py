@@ -94,7 +94,10 @@ def adopt_profiles(job: Job) -> None:
     if not kept.is_file():
         write_bytes(kept, Path(given).read_bytes())
     for target in job.targets:
-        found = profile_of(job, target)
+        try:
+            found = profile_of(job, target)
+        except ValueError as error:  # speaks of the copy, which nobody has named
+            raise ValueError(str(error).replace(str(kept), str(given))) from None
         assert found is not None
         unlike = differences(found.fingerprint, target.fingerprint())
         other = [f"{key} was {was or 'not told'}, is {now or 'not told'}" for key, (was, now) in unlike.items()]
