@@ -60,7 +60,8 @@ def quantize_onnx(source: Path, calibration: Sequence[Tensor], path: Path) -> No
         try:
             graph = onnx.load(source).graph
             given = graph.input[0]
-            unfolded = any(node.op_type == "BatchNormalization" for node in graph.node)
+            # Equal tensors, as the biases of fresh layers, are exported once and copied, and such a layer stays float.
+            unfolded = any(node.op_type in ("BatchNormalization", "Identity") for node in graph.node)
             of_ids = given.type.tensor_type.elem_type == onnx.TensorProto.INT64
             samples = [] if of_ids else _calibration(calibration)
             if of_ids:
