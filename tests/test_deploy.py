@@ -209,10 +209,10 @@ def test_layers_with_equal_biases_are_quantised_like_others(tmp_path: Path) -> N
     found = []
     for name, spread in (("fresh", 0.0), ("trained", 0.1)):
         torch.manual_seed(0)
-        layers = [nn.Sequential(nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1), nn.ReLU()) for i in range(4)]
-        net = nn.Sequential(*layers).eval()
-        for layer in layers:
-            nn.init.normal_(layer[0].bias, std=spread)
+        net = nn.Sequential(*(nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1) for i in range(4))).eval()
+        for parameter in net.parameters():
+            if parameter.dim() == 1:
+                nn.init.normal_(parameter, std=spread)
         export_onnx(net, noise(1), tmp_path / f"{name}.onnx")
         quantize_onnx(tmp_path / f"{name}.onnx", [noise(8)], tmp_path / f"{name}.int8.onnx")
         found.append(sorted(nodes(tmp_path / f"{name}.int8.onnx")))
