@@ -128,8 +128,8 @@ def specialise(
         names.check("targets", each)
     names.check("strategies", strategy)
     if not (run / "run.json").is_file():
-        what = "holds no run" if run.is_dir() else "is not there"
-        raise FileNotFoundError(f"{run} {what}: give the folder of `sartor train`, or of a search")
+        what = "holds no run" if run.is_dir() else "no such run"
+        raise FileNotFoundError(f"{run}: {what}; give the folder of `sartor train`, or of a search")
     folder = specialised_in(run, out)
     commands.may_write(folder, resume=False, force=force)
 
